@@ -1,0 +1,70 @@
+# `make` lists the targets. Everything happens in .venv, which is made on first
+# use and brought up to date whenever the list of dependencies changes.
+
+# Where `make train` writes its runs.
+RUNS ?= runs
+
+# The interpreter to build .venv with: the first of these that is 3.11 to 3.13
+# and really runs (a version manager's shim may be there and fail).
+PYTHONS ?= python3.13 python3.12 python3.11 python3
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+LOWEST := .venv-lowest
+PIP := -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all test-lowest lint clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+train: $(VENV)/.train  ## Train a base and its epinet on digits into RUNS=runs.
+	@$(PYTHON) train.py --config=configs/digits_base.py \
+	  --workdir="$(RUNS)/digits_base"
+	@$(PYTHON) train.py --config=configs/digits_epinet.py \
+	  --workdir="$(RUNS)/digits_epinet"
+
+test: lint  ## Lint, check the types, run the tests.
+	@$(PYTHON) -m pytest
+
+test-all: test  ## The same, then the slow tests too.
+	@$(PYTHON) -m pytest -m slow
+
+test-lowest: $(LOWEST)/.test  ## Run the tests on the oldest dependencies allowed.
+	@$(LOWEST)/bin/python -m pytest
+
+lint: $(VENV)/.test  ## Lint and check the types only.
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m pyrefly check --python-interpreter-path $(PYTHON) \
+	  --progress-bar no
+
+clean:  ## Remove the virtual environments and caches, but no runs.
+	@rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp .EXTRA says that `flax_enn[EXTRA]` is installed as setup.cfg has it.
+$(VENV)/.train $(VENV)/.test: $(VENV)/.%: setup.cfg pyproject.toml $(VENV)/.venv
+	@echo 'Installing flax_enn[$*] and its dependencies (some minutes)'
+	@$(PYTHON) $(PIP) install -e '.[$*]'
+	@touch $@
+
+$(LOWEST)/.test: setup.cfg pyproject.toml $(LOWEST)/.venv
+	@echo 'Installing the oldest dependencies of flax_enn[test] (some minutes)'
+	@$(LOWEST)/bin/python $(PIP) install uv
+	@$(LOWEST)/bin/python -m uv --quiet pip install --resolution lowest-direct \
+	  --python $(LOWEST)/bin/python -e '.[test]'
+	@touch $@
+
+# ensurepip is asked for because some systems ship it apart from venv.
+$(VENV)/.venv $(LOWEST)/.venv:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import ensurepip, sys, venv; \
+	      sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	      >/dev/null 2>&1; then \
+	    echo "Making $(@D) with $$($$python --version)"; \
+	    $$python -m venv --clear $(@D) && touch $@; exit; \
+	  fi; \
+	done; \
+	echo 'flax_enn needs Python 3.11, 3.12 or 3.13 with its venv module; none of' \
+	  '$(PYTHONS) is one: make train PYTHONS=/path/to/python' >&2; exit 1

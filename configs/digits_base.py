@@ -1,0 +1,37 @@
+"""A conventional network on digits: the base of `digits_epinet.py`.
+
+  python train.py --config=configs/digits_base.py --workdir=runs/digits_base
+
+1,437 training and 360 test scans of 8x8 pixels.
+"""
+
+import ml_collections
+
+from flax_enn.training import default_config, parse_variants
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The recipe; `:smoke` is its tiny form on fake data."""
+  variants = parse_variants(arg, known=('smoke',))
+  config = default_config()
+  config.dataset.name = 'digits'
+  config.batch_size = 64
+  config.num_steps = 1000
+  config.num_indices = 1
+  config.network = {
+      'name': 'deterministic',
+      'base': {'name': 'mlp', 'hiddens': (64, 64), 'classes': 10},
+  }
+  config.objectives = {'data': {'loss': {'name': 'xent'}}}
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.weight_decay = 1e-4
+  # Without an index, one says the same as a thousand.
+  config.eval.num_indices = 1
+  config.eval.chunk = 1
+  config.checkpoint.every = 200
+  if 'smoke' in variants:
+    config.batch_size = 8
+    config.num_steps = 2
+    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    config.network.base.hiddens = (8, 8)
+  return config

@@ -1,0 +1,47 @@
+"""Ten networks on digits, each with a random prior of its own (ensemble+).
+
+  python train.py --config=configs/digits_ensemble.py --workdir=runs/ensemble
+
+What an epinet is measured against: ten times the parameters of the base.
+"""
+
+import ml_collections
+
+from flax_enn.training import default_config, parse_variants
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The recipe; `:smoke` is its tiny form on fake data."""
+  variants = parse_variants(arg, known=('smoke',))
+  config = default_config()
+  config.dataset.name = 'digits'
+  config.batch_size = 64
+  config.num_steps = 1000
+  member = {'name': 'convnet', 'channels': (16, 32), 'hidden': 64, 'classes': 10}
+  config.network = {
+      'name': 'ensemble',
+      'member': member,
+      'size': 10,
+      'prior': {**member},
+      'prior_scale': 1.0,
+  }
+  # Every member sees every batch once: as many indices as members.
+  config.num_indices = 10
+  config.eval.num_indices = 10
+  config.eval.chunk = 10
+  config.objectives = {
+      'data': {
+          'loss': {'name': 'xent'},
+          'noise': {'bootstrap': {'name': 'bootstrap'}},
+      }
+  }
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.weight_decay = 1e-4
+  config.checkpoint.every = 200
+  if 'smoke' in variants:
+    config.batch_size = 8
+    config.num_steps = 2
+    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    config.network.member.update(channels=(2, 3), hidden=4)
+    config.network.prior.update(channels=(2, 3), hidden=4)
+  return config

@@ -1,0 +1,57 @@
+"""An epinet on digits, in the two stages of the ImageNet recipe.
+
+  python train.py --config=configs/digits_base.py --workdir=runs/digits_base
+  python train.py --config=configs/digits_epinet.py --workdir=runs/digits_epinet
+
+The second run takes the base of the first, its sibling folder, and trains an
+epinet beside it while it stays frozen. Both at once, from scratch:
+
+  python train.py --config=configs/digits_epinet.py:joint --workdir=runs/joint
+"""
+
+import ml_collections
+
+from flax_enn.training import default_config, parse_variants
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The recipe; `:joint` trains the base too, `:smoke` is tiny, on fake data."""
+  variants = parse_variants(arg, known=('joint', 'smoke'))
+  config = default_config()
+  config.dataset.name = 'digits'
+  config.batch_size = 64
+  config.num_steps = 1000
+  config.num_indices = 8
+  config.network = {
+      'name': 'epinet',
+      'base': {
+          'name': 'mlp',
+          'hiddens': (64, 64),
+          'classes': 10,
+          'frozen': 'joint' not in variants,
+      },
+      'classes': 10,
+      'features': ('inputs', 'hidden_1'),
+      'index_dim': 10,
+      'hiddens': (50,),
+      'prior_scale': 1.0,
+  }
+  config.objectives = {'data': {'loss': {'name': 'xent'}}}
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.weight_decay = 1e-4
+  if 'joint' not in variants:
+    config.init = {
+        'workdir': '../digits_base',
+        'step': 'latest',
+        'modules': {'base': 'base'},
+    }
+  config.checkpoint.every = 200
+  if 'smoke' in variants:
+    config.batch_size = 8
+    config.num_steps = 2
+    config.init = None
+    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    config.network.base.hiddens = (8, 8)
+    config.network.hiddens = (5,)
+    config.eval.num_indices = 10
+  return config

@@ -1,0 +1,63 @@
+"""An exact fingerprint of arrays that does not depend on where they lie."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_enn.checkpoints import reading
+
+
+def fingerprint(tree: Any) -> dict[str, int]:
+  """One 32-bit number per leaf, equal exactly where the bits are equal.
+
+  The bits are read as unsigned words, each is multiplied by an odd number that
+  hangs on its position, and the products are summed mod 2^32. Integer sums do
+  not depend on their order, so neither the mesh nor the compiler changes the
+  result; a change of a single word always does (an odd factor is invertible).
+
+  Args:
+    tree: pytree of real, boolean or PRNG key arrays of any shape and sharding.
+
+  Returns:
+    Path of the leaf (`prior/params/kernel`) -> its number.
+  """
+  numbers = jax.device_get(_hash_leaves(tree))
+  return {path: int(n) for path, n in reading.by_path(numbers).items()}
+
+
+@jax.jit
+def _hash_leaves(tree: Any) -> Any:
+  return jax.tree.map(hash_leaf, tree)
+
+
+def hash_leaf(leaf: jax.Array) -> jax.Array:
+  """The number of one leaf, `[]` uint32."""
+  words = _words(leaf)
+  strides = [math.prod(words.shape[d + 1 :]) for d in range(words.ndim)]
+  position = jnp.zeros(words.shape, jnp.uint32)
+  # Not one flat iota: reshaping a sharded array would gather it.
+  for axis, stride in enumerate(strides):
+    iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    position += iota * jnp.uint32(stride % 2**32)
+  return jnp.sum(words * (_mix(position) | jnp.uint32(1)), dtype=jnp.uint32)
+
+
+def _words(leaf: jax.Array) -> jax.Array:
+  """The bits of `leaf` as uint32; a wider number gets a trailing axis."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  if leaf.dtype == jnp.bool_:
+    return leaf.astype(jnp.uint32)
+  unsigned = {1: jnp.uint8, 2: jnp.uint16}
+  word = unsigned.get(np.dtype(leaf.dtype).itemsize, jnp.uint32)
+  return jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """Scatters the bits of a position (the finalizer of MurmurHash3)."""
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    x = (x ^ (x >> shift)) * jnp.uint32(factor)
+  return x ^ (x >> 16)

@@ -1,0 +1,254 @@
+"""The checkpoints of one run: the latest ones and the best one are kept."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import math
+from typing import Any, TypeVar
+
+from absl import logging
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
+
+from flax_enn.checkpoints import reading
+from flax_enn.checkpoints.fingerprint import fingerprint
+
+State = TypeVar('State')
+
+
+@dataclasses.dataclass
+class _LatestAndBest:
+  """Preserves the `keep` latest checkpoints and the one of the lowest score.
+
+  Orbax's own `BestN` never deletes a checkpoint that was saved without metrics,
+  and a NaN upsets its order; here neither has a score.
+  """
+
+  keep: int
+  scores: dict[int, float]
+
+  def should_preserve(
+      self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*steps[-self.keep :], self.best(steps)}
+    return [step in kept for step in steps]
+
+  def best(self, steps: Sequence[int]) -> int | None:
+    ranked = [step for step in steps if step in self.scores]
+    return min(ranked, key=self.scores.__getitem__, default=None)
+
+
+class Checkpoints:
+  """Saves and restores the train states of the run in one `workdir`.
+
+  A state is a `flax.struct` tree whose leaves are global arrays (or typed PRNG
+  keys); it has a field `collections`, and what lies in `collections['frozen']`
+  is fingerprinted when saved and checked when restored.
+  """
+
+  def __init__(
+      self, workdir: epath.PathLike, *, keep: int = 2, best: str = 'nll'
+  ):
+    """Opens the checkpoints of a run; unfinished ones are cleared away.
+
+    Args:
+      workdir: the run's folder, a local path or one that `epath` knows (gs://).
+      keep: how many of the latest checkpoints stay, beside the best one.
+      best: the metric that says which one is best; lower is better.
+    """
+    if keep < 1:
+      raise ValueError(f'config.checkpoint.keep is {keep}; set it to 1 or more')
+    self.directory = reading.directory(workdir)
+    self._metric = best
+    self._policy = _LatestAndBest(keep, {})
+    self._manager = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=True,
+            # Orbax keeps the metrics in a file of its own, and one that was
+            # truncated would stop it here. They are in `meta` instead.
+            lightweight_initialize=True,
+        ),
+    )
+    for step in self._manager.all_steps():
+      try:
+        with reading.reading(self._path(step)):
+          score = reading.meta(self._path(step))['score']
+      except reading.DamagedCheckpointError as error:
+        logging.warning('Checkpoint %d cannot be the best one: %s', step, error)
+      else:
+        self._rank(step, score)
+
+  def save(
+      self,
+      state: Any,
+      step: int,
+      *,
+      metrics: Mapping[str, float] | None = None,
+      meta: Mapping[str, Any],
+  ) -> bool:
+    """Starts to save a state; returns once it has been copied off the devices.
+
+    Args:
+      state: the train state. It may be donated as soon as this returns.
+      step: number of training steps it has seen.
+      metrics: evaluation results at this step, if there are any.
+      meta: what else describes the run; JSON types only.
+
+    Returns:
+      False if this step, or a later one, is there already.
+
+    Raises:
+      ValueError: the metrics lack the one that ranks checkpoints.
+      TypeError: `meta` is not JSON.
+      Exception: whatever stopped the save before this one.
+    """
+    if step in self._manager.all_steps():
+      return False
+    if metrics is not None and self._metric not in metrics:
+      raise ValueError(
+          f'metrics have no {self._metric!r}, which ranks the checkpoints; they'
+          f' have {sorted(metrics)}'
+      )
+    numbers = {name: float(m) for name, m in (metrics or {}).items()}
+    score = numbers.get(self._metric)
+    record = {
+        'meta': dict(meta),
+        'metrics': numbers,
+        'score': score,
+        'fingerprint': _frozen_fingerprint(state),
+    }
+    json.dumps(record)  # raises here, not in the thread of a half-done save
+    # Before Orbax asks the policy what to delete.
+    self._rank(step, score)
+    return self._manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
+        ),
+    )
+
+  def restore_latest(self, abstract: State) -> tuple[State, int] | None:
+    """Restores the latest state that can be read, bit for bit.
+
+    Damaged checkpoints are passed over with a warning and, once an older one
+    has been restored, renamed to `damaged-STEP`, so that the run can save that
+    step again. Nothing is deleted.
+
+    Args:
+      abstract: the state as `jax.ShapeDtypeStruct`s with shardings. The mesh
+        need not be the one the state was saved from.
+
+    Returns:
+      The state and its step; None if the run has no checkpoint.
+
+    Raises:
+      DamagedCheckpointError: there are checkpoints and none can be read.
+      ValueError: the checkpoint is of another network or optimizer, or its
+        frozen variables are not those that were saved.
+    """
+    self.wait()
+    damaged = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state = self._restore(step, abstract)
+      except reading.DamagedCheckpointError as error:
+        damaged[step] = error
+        continue
+      for bad, error in damaged.items():
+        moved = self._set_aside(bad)
+        logging.warning(
+            'Checkpoint of step %d is damaged: %s. It is now %s; going on from'
+            ' step %d, %s.', bad, error, moved, step, self._path(step),
+        )
+      if damaged:
+        self._manager.reload()
+      return state, step
+    if damaged:
+      raise reading.DamagedCheckpointError(
+          f'none of the checkpoints in {self.directory} can be read:'
+          + reading.some([f'step {s}: {e}' for s, e in damaged.items()])
+          + '\nrepair one of them, or choose another --workdir to start anew'
+      )
+    return None
+
+  def latest_step(self) -> int | None:
+    """The latest step that is saved to the end; waits for a save under way."""
+    self.wait()
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The saved step of the lowest score, None if none has a score; waits."""
+    self.wait()
+    return self._policy.best(self._manager.all_steps())
+
+  def wait(self) -> None:
+    """Waits for a save under way and raises what went wrong in it."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for a save under way and releases the threads."""
+    self._manager.close()
+
+  def _path(self, step: int) -> epath.Path:
+    return self.directory / str(step)
+
+  def _rank(self, step: int, score: float | None) -> None:
+    if score is not None and not math.isnan(score):
+      self._policy.scores[step] = score
+    else:
+      self._policy.scores.pop(step, None)
+
+  def _restore(self, step: int, abstract: State) -> State:
+    path = self._path(step)
+    with reading.reading(path):
+      meta = reading.meta(path)
+      saved = reading.leaves(path)
+    expected = jax.tree.map(reading.as_saved, abstract)
+    if wrong := reading.differences(saved, reading.by_path(expected)):
+      raise ValueError(
+          f'{path} does not fit config.network and config.optimizer:'
+          + reading.some(wrong)
+          + '\nuse the config it was trained with, or another --workdir'
+      )
+    with reading.reading(path):
+      items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      state = self._manager.restore(step, args=items)['state']
+      # Without its record of PRNG keys, Orbax gives them back as plain numbers.
+      if _dtypes(state) != _dtypes(abstract):
+        raise TypeError('PRNG keys came back as numbers')
+    found = _frozen_fingerprint(state)
+    if wrong := [n for n in found if found[n] != meta['fingerprint'].get(n)]:
+      raise ValueError(
+          f'{path}: these frozen variables are not those that were saved (their'
+          f' fingerprints differ):{reading.some(wrong)}\nmove that folder away'
+          ' to go on from the checkpoint before it'
+      )
+    return state
+
+  def _set_aside(self, step: int) -> epath.Path:
+    """Renames a checkpoint so that Orbax no longer sees it."""
+    moved = self.directory / f'damaged-{step}'
+    number = 1
+    while moved.exists():
+      number += 1
+      moved = self.directory / f'damaged-{step}-{number}'
+    multihost_utils.sync_global_devices(f'before {moved}')
+    if jax.process_index() == 0:
+      self._path(step).rename(moved)
+    multihost_utils.sync_global_devices(f'after {moved}')
+    self._policy.scores.pop(step, None)
+    return moved
+
+
+def _frozen_fingerprint(state: Any) -> dict[str, int]:
+  return fingerprint(state.collections.get('frozen', {}))
+
+
+def _dtypes(state: Any) -> list[Any]:
+  return [leaf.dtype for leaf in jax.tree.leaves(state)]

@@ -1,0 +1,260 @@
+"""Warm start: modules of a new run take their variables from another run.
+
+  config.init = dict(
+      workdir='../digits_base',     # relative to this run's own workdir
+      step='latest',                # or 'best', or a number
+      modules={'base': 'base'},     # module here -> module there
+  )
+
+A module's variables lie in `params/MODULE`, `batch_stats/MODULE` … or, where it
+is wrapped in `Frozen`, in `frozen/MODULE/params`, `frozen/MODULE/batch_stats` …
+Either side may have either form: usually a trained base becomes a frozen one.
+"""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from absl import logging
+from etils import epath
+from flax import traverse_util
+import jax
+import orbax.checkpoint as ocp
+
+from flax_enn.checkpoints import reading
+
+_FIELDS = {'workdir', 'step', 'modules'}
+
+
+def check_init(
+    init: Mapping[str, Any] | None, workdir: epath.PathLike, state: Any = None
+) -> None:
+  """Checks `config.init` before anything is compiled.
+
+  Args:
+    init: `config.init`; None or empty for a run that starts from scratch.
+    workdir: this run's own folder.
+    state: the train state, its abstract values are enough. Without it only
+      the source is checked, not whether it fits.
+
+  Raises:
+    ValueError: there is no such run, checkpoint or module, or what is there
+      does not fit the state.
+    DamagedCheckpointError: the source cannot be read.
+  """
+  if not init:
+    return
+  path = _source(init, workdir)
+  saved = _saved(path)
+  if state is not None:
+    _match(init, path, saved, _targets(state))
+  else:
+    for module in init['modules'].values():
+      _module(saved, module, path)
+
+
+def warm_start(
+    state: Any, init: Mapping[str, Any] | None, workdir: epath.PathLike
+) -> Any:
+  """Puts variables of another run into a fresh train state.
+
+  Reads only the modules that are named, whatever mesh they were saved from.
+  The optimizer's state stays as it is.
+
+  Args:
+    state: a train state of global arrays; what is read goes where they lie.
+    init: `config.init`; None or empty returns the state as it is.
+    workdir: this run's own folder.
+
+  Returns:
+    The state with the named modules replaced.
+
+  Raises:
+    ValueError, DamagedCheckpointError: as `check_init`.
+  """
+  if not init:
+    return state
+  path = _source(init, workdir)
+  variables = _targets(state)
+  # One read per module: two that come from the same one must not share arrays.
+  for pairs in _match(init, path, _saved(path), variables):
+    variables |= _read(path, pairs, variables)
+  logging.info('Warm start of %s from %s', dict(init['modules']), path)
+  placed = jax.tree_util.tree_map_with_path(
+      lambda p, _: variables[reading.path_name(p)], _variables(state)
+  )
+  return state.replace(**placed)
+
+
+def _read(
+    path: epath.Path, pairs: Mapping[str, str], targets: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Reads the source of each target, to where that target lies."""
+  wanted = traverse_util.unflatten_dict(
+      {
+          source: jax.ShapeDtypeStruct(
+              targets[target].shape,
+              targets[target].dtype,
+              sharding=targets[target].sharding,
+          )
+          for target, source in pairs.items()
+      },
+      sep='/',
+  )
+  with (
+      reading.reading(path),
+      ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+  ):
+    read = reader.restore(
+        path / 'state',
+        args=ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        ),
+    )
+  arrays = reading.by_path(read)
+  return {target: arrays[source] for target, source in pairs.items()}
+
+
+def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
+  """The folder of the checkpoint that `config.init` names."""
+  if unknown := set(init) - _FIELDS:
+    raise ValueError(
+        f'config.init has no field {sorted(unknown)}; it has {sorted(_FIELDS)}'
+    )
+  if missing := {'workdir', 'modules'} - set(init):
+    raise ValueError(f'config.init needs the fields {sorted(missing)}')
+  if not init['modules']:
+    raise ValueError(
+        "config.init.modules is empty; expected {'module here': 'module there'}"
+    )
+  source = reading.absolute(init['workdir'], base=workdir)
+  found = f'config.init.workdir is {init["workdir"]!r}, which is {source}:'
+  steps = reading.steps(source)
+  if not steps:
+    problem = 'no checkpoint there' if source.exists() else 'no such folder'
+    raise ValueError(
+        f'{found} {problem}. Train that run first (train.py'
+        f' --workdir={source}), then this one; or set config.init.workdir to a'
+        f' run with checkpoints (in {source.parent}: {_runs(source.parent)})'
+    )
+  step = _step(init.get('step', 'latest'), steps, source)
+  if step not in steps:
+    raise ValueError(
+        f'config.init.step is {init["step"]!r}, but the checkpoints in {source}'
+        f" are of the steps {steps}; choose one of them, 'latest' or 'best'"
+    )
+  return reading.directory(source) / str(step)
+
+
+def _step(
+    wanted: int | str, steps: list[int], source: epath.Path
+) -> int | None:
+  if wanted == 'latest':
+    return steps[-1]
+  if wanted == 'best':
+    return _best(steps, source)
+  # A number from the command line comes as text where the config had text.
+  return int(wanted) if str(wanted).isdecimal() else None
+
+
+def _best(steps: list[int], source: epath.Path) -> int:
+  scores = {}
+  for step in steps:
+    path = reading.directory(source) / str(step)
+    with reading.reading(path):
+      score = reading.meta(path)['score']
+    if score is not None and not math.isnan(score):
+      scores[step] = score
+  if not scores:
+    raise ValueError(
+        f"config.init.step is 'best', but no checkpoint in {source} was saved"
+        f" with metrics; choose 'latest' or one of {steps}"
+    )
+  return min(scores, key=scores.__getitem__)
+
+
+def _runs(parent: epath.Path) -> list[str]:
+  """The runs in a folder that have checkpoints."""
+  if not parent.exists():
+    return []
+  return sorted(run.name for run in parent.iterdir() if reading.steps(run))
+
+
+def _saved(path: epath.Path) -> reading.Leaves:
+  with reading.reading(path):
+    return reading.leaves(path)
+
+
+def _variables(state: Any) -> dict[str, Any]:
+  return {'params': state.params, 'collections': state.collections}
+
+
+def _targets(state: Any) -> dict[str, Any]:
+  return reading.by_path(_variables(state))
+
+
+def _match(
+    init: Mapping[str, Any],
+    path: epath.Path,
+    saved: reading.Leaves,
+    targets: Mapping[str, Any],
+) -> list[dict[str, str]]:
+  """Pairs the arrays of this run with those of the source, and checks them.
+
+  Returns:
+    Of each module: path in this run's state -> path in the source's.
+  """
+  pairs = []
+  for target, source in init['modules'].items():
+    here = _module(targets, target, 'the network of this run')
+    there = _module(saved, source, path)
+    if wrong := reading.differences(
+        {name: saved[full] for name, full in there.items()},
+        {name: reading.as_saved(targets[full]) for name, full in here.items()},
+    ):
+      raise ValueError(
+          f'config.init.modules.{target}: module {source!r} of {path} does not'
+          f' fit module {target!r} of config.network:{reading.some(wrong)}\n'
+          'give both runs the same module, or change config.init.workdir'
+      )
+    pairs.append({full: there[name] for name, full in here.items()})
+  return pairs
+
+
+def _module(
+    leaves: Mapping[str, Any], module: str, where: str | epath.Path
+) -> dict[str, str]:
+  """The variables of one module, as if it were a network of its own.
+
+  Args:
+    leaves: arrays by path, those of `_variables` and possibly others.
+    module: name of the module, `a/b` for one within another.
+    where: what has these leaves, for the error.
+
+  Returns:
+    Path as in `module.init` (`params/Dense_0/kernel`) -> path in `leaves`.
+  """
+  frozen = f'collections/frozen/{module}/'
+  # Within `Frozen` the collections lie below the module, else above it.
+  wrapped = any(path.startswith(f'{frozen}params/') for path in leaves)
+  found, known = {}, set()
+  for path in leaves:
+    root, _, inner = path.partition('/')
+    if root not in ('params', 'collections'):
+      continue
+    collection, _, rest = (
+        ('params', '', inner) if root == 'params' else inner.partition('/')
+    )
+    known.add(rest.partition('/')[0])
+    if wrapped and path.startswith(frozen):
+      found[path.removeprefix(frozen)] = path
+    elif rest.startswith(f'{module}/'):
+      found[f'{collection}/{rest.removeprefix(f"{module}/")}'] = path
+  if not found:
+    raise ValueError(
+        f'config.init.modules names {module!r}, but {where} has no such module;'
+        f' it has {sorted(known)}'
+    )
+  return found

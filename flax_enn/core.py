@@ -1,0 +1,87 @@
+"""The types every part of flax_enn shares.
+
+Shapes are written with one set of letters everywhere:
+
+  N  epistemic indices            D  dimension of an index
+  B  examples in a batch          F  features
+  C  classes, or outputs          K  ensemble members
+
+An epistemic neural network is a function `f(x, z)` of an input and an
+epistemic index (Osband et al., "Epistemic Neural Networks",
+arXiv:2107.08924, section 2). Here it is a Linen module that computes
+`f(x, z)` for ONE index; `flax_enn.sampling.over_index` maps it over many.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from flax import struct
+import jax
+
+Index = jax.Array  # one index: [D] float, [K] one-hot, or a typed PRNG key []
+Variables = Mapping[str, Any]  # {'params': ..., 'frozen': ..., ...}
+
+
+class Batch(struct.PyTreeNode):
+  """Examples with what is known of them; every leaf has a leading axis B.
+
+  Attributes:
+    x: `[B, ...]` inputs, an array or a pytree of arrays.
+    y: `[B]` integer labels or `[B, C]` float targets; None where unknown.
+    weight: `[B]` float weight of each example, 1 by default.
+    id: `[B]` int32 number of the example in its data set, the same on every
+      host and in every epoch (bootstrap weights hang on it).
+    mask: `[B]` float, 1 for an example and 0 for padding.
+  """
+
+  x: Any
+  y: Any
+  weight: Any
+  id: Any
+  mask: Any
+
+
+class Output(struct.PyTreeNode):
+  """What a network says of a batch at one index.
+
+  Attributes:
+    train: `[B, C]` logits or means that are trained.
+    prior: `[B, C]` part that is never trained, or None. (Not the number 0: a
+      scalar would not broadcast once the index is mapped over.)
+    extra: named further results: `base` (the base's own `[B, C]` output),
+      features, latents, generated parameters.
+  """
+
+  train: jax.Array
+  prior: jax.Array | None = None
+  extra: dict[str, Any] = struct.field(default_factory=dict)
+
+  @property
+  def preds(self) -> jax.Array:
+    """`[B, C]`: the trained part plus the prior, with no gradient to it."""
+    if self.prior is None:
+      return self.train
+    return self.train + jax.lax.stop_gradient(self.prior)
+
+
+@runtime_checkable
+class Indexer(Protocol):
+  """The reference distribution of the epistemic index."""
+
+  def sample(self, key: jax.Array, n: int) -> Index:
+    """Draws `[n, ...]` indices; index i depends on (key, i) alone."""
+    ...
+
+
+@runtime_checkable
+class EpistemicNetwork(Protocol):
+  """A Linen module that computes `f(x, z)` for one index and names its law."""
+
+  @property
+  def indexer(self) -> Indexer:
+    """The distribution that `index` is drawn from."""
+    ...
+
+  def __call__(self, x: Any, index: Index, *, train: bool = False) -> Output:
+    """Computes the outputs of the batch `x` at one `index`."""
+    ...

@@ -1,0 +1,47 @@
+"""Random numbers in the shape of a data set, for tests and smoke runs."""
+
+import dataclasses
+
+import numpy as np
+
+from flax_enn.data.base import HeldOut, InMemory
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake(HeldOut):
+  """Normal inputs with labels or targets that know nothing of them.
+
+  Attributes:
+    shape: of one x.
+    classes: C, classes or outputs.
+    task: `'classification'` or `'regression'`.
+    n_train: examples in the training split.
+    n_test: examples in the test split.
+    noise_std: see `Dataset`.
+    seed: of the data.
+  """
+
+  shape: tuple[int, ...] = (8, 8, 1)
+  classes: int = 10
+  task: str = 'classification'
+  n_train: int = 64
+  n_test: int = 32
+  noise_std: float = 1.0
+  seed: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.task not in ('classification', 'regression'):
+      raise ValueError(
+          f"config.dataset.task is {self.task!r}; it is 'classification' or"
+          " 'regression'"
+      )
+
+  def load(self, split: str) -> InMemory:
+    """See `HeldOut`."""
+    n = self.n_train if split == 'train' else self.n_test
+    rng = np.random.RandomState([self.seed, split == 'train'])
+    x = rng.normal(size=(n, *self.shape)).astype(np.float32)
+    if self.task == 'classification':
+      return InMemory(x, rng.randint(self.classes, size=n).astype(np.int32))
+    return InMemory(x, rng.normal(size=(n, self.classes)).astype(np.float32))

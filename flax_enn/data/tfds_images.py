@@ -1,0 +1,163 @@
+"""Any set of images for classification that TensorFlow Datasets knows."""
+
+import dataclasses
+import difflib
+import functools
+import io
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flax_enn.data.base import Element, HeldOut, Source
+
+_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsImages(HeldOut):
+  """Images scaled to [0, 1], read from ArrayRecord files without TensorFlow.
+
+  The set must have been prepared in that format, by `tfds.builder(NAME,
+  file_format='array_record').download_and_prepare()`.
+
+  Attributes:
+    tfds_name: as in `tfds.builder`: `'cifar10'`, `'imagenet2012:5.1.0'` …
+    data_dir: where it was prepared; None for TFDS's own default.
+    train_split: what is served as `'train'`, such as `'train[:80%]'`.
+    test_split: what is served as `'test'`.
+    resize: (height, width) that images are brought to, cut at the centre to
+      keep their proportions; None where all have the same size.
+  """
+
+  tfds_name: str
+  data_dir: str | None = None
+  train_split: str = 'train'
+  test_split: str = 'test'
+  resize: tuple[int, int] | None = None
+
+  task: ClassVar[str] = 'classification'
+
+  @functools.cached_property
+  def builder(self) -> Any:
+    """The `tfds.core.DatasetBuilder`, checked to be prepared."""
+    return _prepared(self.tfds_name, self.data_dir)
+
+  @property
+  def classes(self) -> int:
+    """See `Dataset`."""
+    return self.builder.info.features[self._keys[1]].num_classes
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """See `Dataset`."""
+    size = self.builder.info.features[self._keys[0]].shape
+    shape = (*(self.resize or size[:2]), size[2])
+    if None in shape:
+      raise ValueError(
+          f'the images of config.dataset.tfds_name {self.tfds_name!r} vary in'
+          f' size ({size}); set config.dataset.resize to (height, width)'
+      )
+    return shape
+
+  @property
+  def _keys(self) -> tuple[str, str]:
+    """Names of the features that are the image and its label."""
+    import tensorflow_datasets as tfds
+
+    features = self.builder.info.features
+    found = [
+        [key for key, feature in features.items() if isinstance(feature, kind)]
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    ]
+    if [len(keys) for keys in found] != [1, 1]:
+      raise ValueError(
+          f'config.dataset.tfds_name {self.tfds_name!r} has the features'
+          f' {sorted(features)}; expected exactly one image and one class label'
+      )
+    return found[0][0], found[1][0]
+
+  def load(self, split: str) -> Source:
+    """See `HeldOut`."""
+    import tensorflow_datasets as tfds
+
+    image, label = self._keys
+    name = self.train_split if split == 'train' else self.test_split
+    try:
+      records = self.builder.as_data_source(
+          name, decoders={image: tfds.decode.SkipDecoding()}
+      )
+    except (KeyError, ValueError) as e:
+      raise ValueError(
+          f'config.dataset.{split}_split is {name!r}, which'
+          f' {self.tfds_name!r} does not have; its splits are'
+          f' {sorted(self.builder.info.splits)}'
+      ) from e
+    return Images(records, image, label, self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+  """Decodes images, with Pillow alone so that they are the same everywhere.
+
+  Attributes:
+    records: source of examples with encoded images.
+    image: name of the feature that holds the image.
+    label: name of the feature that holds its class.
+    shape: (height, width, channels) to bring it to.
+  """
+
+  records: Any
+  image: str
+  label: str
+  shape: tuple[int, ...]
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> Element:
+    record = self.records[index]
+    height, width, channels = self.shape
+    with Image.open(io.BytesIO(record[self.image])) as image:
+      image = image.convert(_MODES[channels])
+      if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    x = np.divide(np.asarray(image), 255, dtype=np.float32)
+    return {'x': x.reshape(self.shape), 'y': np.int32(record[self.label])}
+
+
+def _prepared(name: str, data_dir: str | None) -> Any:
+  """Finds a prepared data set.
+
+  Raises:
+    ValueError: there is none of that name, or none in ArrayRecord files.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as e:
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name, known, n=3)
+    raise ValueError(
+        f'config.dataset.tfds_name is {name!r}, which TensorFlow Datasets does'
+        f' not know and does not find in {data_dir or "its default folder"};'
+        f' names close to it: {close or "none"}'
+    ) from e
+  except (AssertionError, ValueError) as e:
+    # Its ways of saying that there is no such version or configuration.
+    raise ValueError(f'config.dataset.tfds_name is {name!r}: {e}') from e
+  if builder.is_prepared() and builder.info.file_format.value == 'array_record':
+    return builder
+  state = (
+      f'prepared as {builder.info.file_format.value}'
+      if builder.is_prepared()
+      else 'not prepared'
+  )
+  raise ValueError(
+      f'config.dataset.tfds_name {name!r} is {state} in {builder.data_dir};'
+      ' prepare it as array_record, once, with\n'
+      '  import tensorflow_datasets as tfds\n'
+      f'  tfds.builder({name!r}, data_dir={data_dir!r},'
+      " file_format='array_record').download_and_prepare()"
+  )

@@ -1,0 +1,230 @@
+"""The panels of a report: each draws one thing into matplotlib axes."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+import numpy as np
+
+COLORS = {'base': '#8d99a6', 'enn': '#0b7285'}
+WRONG = '#d9480f'
+INK = '#343a40'
+CLASSES = np.array([
+    [0x1C, 0x7E, 0xD6],
+    [0xF0, 0x8C, 0x00],
+    [0x2F, 0x9E, 0x44],
+    [0xAE, 0x3E, 0xC9],
+    [0xE0, 0x31, 0x31],
+    [0x0C, 0x85, 0x99],
+    [0x86, 0x8E, 0x96],
+    [0x66, 0xA8, 0x0F],
+    [0xC2, 0x25, 0x5C],
+    [0x49, 0x50, 0x57],
+]) / 255  # repeated where there are more classes
+
+
+def reliability(
+    ax: Axes,
+    shares: Axes,
+    calibration: Mapping[str, Mapping[str, np.ndarray]],
+    metrics: Mapping[str, Mapping[str, float]],
+) -> None:
+  """Accuracy against confidence, and the share of examples that have it."""
+  ax.plot([0, 1], [0, 1], color='#ced4da', lw=1, zorder=0)
+  for i, (who, bins) in enumerate(calibration.items()):
+    count = bins['count']
+    seen = count > 0
+    x = bins['confidence'][seen] / count[seen]
+    y = bins['correct'][seen] / count[seen]
+    color = COLORS[who]
+    share = count / count.sum()
+    ax.plot(x, y, color=color, lw=1, alpha=0.4)
+    # The area of a dot is the share of examples behind it.
+    ax.scatter(x, y, 10 + 180 * share[seen], color=color, zorder=3)
+    ax.plot([], [], 'o', color=color, label=f'{who}, ECE {metrics[who]["ece"]:.3f}')
+    width = 1 / len(count) / len(calibration)
+    left = np.arange(len(count)) / len(count) + i * width
+    shares.bar(left, share, 0.9 * width, align='edge', color=color, log=True)
+  ax.set(title='Reliability', ylabel='accuracy', ylim=(0, 1.03))
+  ax.tick_params(labelbottom=False)
+  ax.legend(loc='upper left')
+  shares.set(xlabel='confidence', ylabel='share', xlim=(0, 1.03))
+
+
+def log_losses(
+    ax: Axes, metrics: Mapping[str, Mapping[str, float]], tau: int
+) -> None:
+  """Joint against marginal log-loss, both in nats per label."""
+  points = {
+      who: (values['nll'], values['joint_nll'] / tau)
+      for who, values in metrics.items()
+  }
+  finite = [v for point in points.values() for v in point if math.isfinite(v)]
+  low, high = min(finite, default=0), max(finite, default=1)
+  if low >= 0:
+    low, high = 0, max(high, 1e-3)  # Log-losses of classes start at 0.
+  margin = 0.3 * max(high - low, 0.1 * abs(high))
+  limits = (low - (margin if low else 0), high + margin)
+  ax.plot(limits, limits, color='#ced4da', lw=1, zorder=0)
+  ax.text(
+      0.03,
+      0.97,
+      'On the line, labels tell nothing about\neach other; below it, they do.',
+      transform=ax.transAxes,
+      va='top',
+      color='#868e96',
+      fontsize=8,
+  )
+  for who, (marginal, joint) in points.items():
+    ax.plot(
+        [marginal, marginal], [marginal, joint], color=COLORS[who], ls=':', lw=2
+    )
+    ax.plot(marginal, joint, 'o', ms=10, color=COLORS[who])
+    # Above the line and below it, so that the two never cover each other.
+    side = -1 if who == 'base' else 1
+    ax.annotate(
+        f'{who}\n{marginal:.3f}, {joint:.3f}',
+        (marginal, joint),
+        xytext=(9 * side, -5 * side),
+        textcoords='offset points',
+        ha='left' if side > 0 else 'right',
+        va='top' if side > 0 else 'bottom',
+        color=COLORS[who],
+        fontweight='bold',
+    )
+  ax.set(
+      title=f'Log-loss of {tau} labels at once, and of one',
+      xlabel='marginal log-loss (nats per label)',
+      ylabel=f'joint log-loss / {tau} (nats per label)',
+      xlim=limits,
+      ylim=limits,
+  )
+
+
+def disagreement(ax: Axes, histogram: np.ndarray, classes: int) -> None:
+  """Number of examples over disagreement, right and wrong ones."""
+  highest = math.log(classes)
+  edges = highest * np.linspace(0, 1, histogram.shape[1] + 1) ** 3
+  names = ('right', COLORS['enn']), ('wrong', WRONG)
+  for counts, (name, color) in zip(histogram, names):
+    label = f'{name} ({counts.sum():.0f})'
+    ax.stairs(counts, edges, fill=True, color=color, alpha=0.55, label=label)
+    ax.stairs(counts, edges, color=color, lw=1.2)
+  ax.set_xscale('function', functions=(np.cbrt, lambda root: root**3))
+  ticks = [t for t in (0, 0.01, 0.1, 0.5, 1, 2, 4) if t <= highest]
+  ax.set(
+      title='Where the indices disagree',
+      xlabel='mutual information of label and index (nats)',
+      ylabel='test examples',
+      yscale='log',
+      ylim=(0.7, None),
+      xlim=(0, highest),
+      xticks=ticks,
+      xticklabels=map(str, ticks),
+  )
+  ax.legend(loc='upper right')
+
+
+def image(ax: Axes, x: np.ndarray) -> None:
+  """One image, in its own range of values."""
+  low, high = x.min(), x.max()
+  x = (x - low) / max(high - low, 1e-9)
+  ax.imshow(x if x.shape[-1] == 3 else x[..., 0], cmap='gray_r')
+  ax.set(xticks=[], yticks=[])
+
+
+def votes(ax: Axes, probs: np.ndarray, label: int) -> None:
+  """The share of indices that say each class, `[N, C]`, as one stacked bar."""
+  share = np.bincount(probs.argmax(-1), minlength=probs.shape[-1]) / len(probs)
+  left = 0.0
+  for rank, c in enumerate(np.argsort(-share, kind='stable')):
+    if not share[c]:
+      break
+    color = COLORS['enn'] if c == label else WRONG
+    fade = 1.0 if c == label else max(0.95 - 0.2 * rank, 0.35)
+    ax.barh(
+        0, share[c], 1, left, color=color, alpha=fade, edgecolor='white', lw=1
+    )
+    if share[c] > 0.04 + 0.06 * len(str(c)):
+      ax.text(
+          *(left + share[c] / 2, 0, str(c)),
+          ha='center', va='center_baseline',
+          color='white',
+          fontweight='bold',
+      )
+    left += share[c]
+  ax.set(xlim=(0, 1), ylim=(-0.5, 0.5))
+  ax.axis('off')
+
+
+def plane_classes(
+    ax: Axes, extent: Any, probs: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> None:
+  """Mean probabilities `[H, W, C]` as mixed colours, and data on them."""
+  colors = _class_colors(probs.shape[-1])
+  ax.imshow(
+      1 - 0.75 * (1 - probs @ colors), extent=extent, origin='lower',
+      aspect='auto', interpolation='bilinear',
+  )
+  _points(ax, x, colors[y])
+  ax.set(title='Mean prediction', xlabel='$x_1$', ylabel='$x_2$')
+
+
+def plane_disagreement(
+    ax: Axes, extent: Any, values: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> None:
+  """Disagreement `[H, W]` in nats as a map, and data on it."""
+  shown = ax.imshow(
+      values, extent=extent, origin='lower', aspect='auto', cmap='OrRd',
+      vmin=0, interpolation='bilinear',
+  )
+  _points(ax, x, _class_colors(y.max() + 1)[y])
+  bar = ax.figure.colorbar(shown, ax=ax, pad=0.02)
+  bar.set_label('mutual information (nats)')
+  ax.set(title='Disagreement of the indices', xlabel='$x_1$', ylabel='$x_2$')
+
+
+def curve(
+    ax: Axes,
+    grid: np.ndarray,
+    preds: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    noise_std: float,
+) -> None:
+  """Functions `[N, G]` of one input, their mean and spread, and data."""
+  mean, std = preds.mean(0), preds.std(0)
+  color = COLORS['enn']
+  bands = (
+      (np.hypot(std, noise_std), 0.12, '±2 std of f(x, z) and of the noise'),
+      (std, 0.25, '±2 std of f(x, z) over z'),
+  )
+  for width, alpha, label in bands:
+    ax.fill_between(
+        grid, mean - 2 * width, mean + 2 * width,
+        color=color, alpha=alpha, lw=0, label=label,
+    )
+  for i, function in enumerate(preds[:8]):
+    label = 'f(x, z) at a few z' if i == 0 else None
+    ax.plot(grid, function, color=WRONG, lw=0.8, alpha=0.7, label=label)
+  ax.plot(grid, mean, color=color, lw=2, label='mean over z')
+  ax.plot(x, y, '.', color=INK, ms=4, alpha=0.6, label='training data')
+  middle = np.concatenate([y, mean])
+  margin = 0.5 * np.ptp(middle)
+  ax.set(
+      title='What the network knows of the function',
+      xlabel='x',
+      ylabel='y',
+      xlim=(grid[0], grid[-1]),
+      ylim=(middle.min() - margin, middle.max() + margin),
+  )
+  ax.legend(loc='upper left', ncols=2)
+
+
+def _class_colors(classes: int) -> np.ndarray:
+  return CLASSES[np.arange(classes) % len(CLASSES)]
+
+
+def _points(ax: Axes, x: np.ndarray, colors: np.ndarray) -> None:
+  ax.scatter(x[:, 0], x[:, 1], 14, colors, edgecolor='white', lw=0.5)

@@ -1,0 +1,96 @@
+"""What evaluation found: numbers, a table of them, and their file."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+Metrics = Mapping[str, float]  # name -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What evaluation found on one split.
+
+  Attributes:
+    metrics: values by name, for `base` (where there is one) and `enn`.
+    task: `classification` or `regression`.
+    tau: number of labels in the joint predictions.
+    calibration: of each classifier, `count`, `confidence` and `correct`
+      (`[bins]` sums, see `metrics.ECE`).
+    disagreement: `[2, bins]` number of examples over disagreement, see
+      `Totals`. None in regression.
+    examples: of those the indices disagree on most, in falling order: `x`, `y`,
+      `id`, `disagreement`, `preds` (`[k, C]` mean probabilities or means) and,
+      where there is a base, its own as `base`.
+  """
+
+  metrics: Mapping[str, Metrics]
+  task: str
+  tau: int
+  calibration: Mapping[str, Mapping[str, np.ndarray]]
+  disagreement: np.ndarray | None
+  examples: Mapping[str, Any]
+
+
+def table(results: Results) -> str:
+  """Lays the metrics out as text: rows base and enn, and their ratio."""
+  metrics = results.metrics
+  names = list(metrics['enn'])
+  rows = [['', *names]]
+  for who, values in metrics.items():
+    rows.append([who, *(f'{values[name]:.4f}' for name in names)])
+  if 'base' in metrics:
+    ratios = (_ratio(metrics['enn'][n], metrics['base'][n]) for n in names)
+    rows.append(['enn/base', *ratios])
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join(
+      '  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+      for row in rows
+  )
+
+
+def _ratio(enn: float, base: float) -> str:
+  # A log-loss of densities has no zero to measure from.
+  return f'{enn / base:.3f}' if base > 0 and math.isfinite(base) else '-'
+
+
+def write_results(
+    workdir: epath.PathLike, step: int, split: str, results: Results
+) -> dict[str, Any]:
+  """Writes `workdir/results.json`, whole or not at all, from one process.
+
+  Args:
+    workdir: folder of the run.
+    step: training step that was evaluated.
+    split: name of the split.
+    results: what was found on it.
+
+  Returns:
+    What the file holds: `{'step': step, split: {'base': {...}, 'enn': {...}}}`.
+    A value that is not finite is None, which JSON can hold.
+  """
+  content = {
+      'step': int(step),
+      split: {
+          who: {k: v if math.isfinite(v) else None for k, v in values.items()}
+          for who, values in results.metrics.items()
+      },
+  }
+  text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+  write_file(epath.Path(workdir) / 'results.json', f'{text}\n'.encode())
+  return content
+
+
+def write_file(path: epath.Path, content: bytes) -> None:
+  """Writes a file from one process so that no reader ever sees half of it."""
+  if jax.process_index() == 0:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    part.write_bytes(content)
+    part.replace(path)

@@ -1,0 +1,119 @@
+"""Indexers: the distributions an epistemic index is drawn from.
+
+Index i of `sample(key, n)` is drawn with `fold_in(key, i)`, as in enn
+(`enn/utils.py:make_batch_indexer`), so it depends neither on n nor on how the
+n indices are laid out over devices.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from flax_enn.core import Index
+
+
+class _Independent:
+  """Indices drawn independently of each other, each from its own key."""
+
+  def draw(self, key: jax.Array) -> Index:
+    """Draws one index from one key."""
+    raise NotImplementedError
+
+  def sample(self, key: jax.Array, n: int) -> Index:
+    """Draws `[n, ...]` independent indices."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+    return jax.vmap(self.draw)(keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianIndexer(_Independent):
+  """z ~ N(0, I), `[D]`: the index of the epinet (paper, section 3)."""
+
+  dim: int
+
+  def draw(self, key: jax.Array) -> Index:
+    return jax.random.normal(key, (self.dim,))
+
+  @property
+  def mean_index(self) -> Index:
+    return jnp.zeros(self.dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledGaussianIndexer(_Independent):
+  """z ~ N(0, scale^2 / D I), `[D]`: a norm of about `scale` whatever D is."""
+
+  dim: int
+  scale: float = 1.0
+
+  def draw(self, key: jax.Array) -> Index:
+    return self.scale / jnp.sqrt(self.dim) * jax.random.normal(key, (self.dim,))
+
+  @property
+  def mean_index(self) -> Index:
+    return jnp.zeros(self.dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianWithUnitIndexer(_Independent):
+  """z = (1, u), u ~ N(0, I / (D - 1)), `[D]`: an index with a bias entry."""
+
+  dim: int
+
+  def draw(self, key: jax.Array) -> Index:
+    u = jax.random.normal(key, (self.dim - 1,)) / jnp.sqrt(self.dim - 1)
+    return jnp.append(1.0, u)
+
+  @property
+  def mean_index(self) -> Index:
+    return jnp.append(1.0, jnp.zeros(self.dim - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class DirichletIndexer(_Independent):
+  """z ~ Dirichlet(alpha), `[D]` on the simplex."""
+
+  alpha: Sequence[float]
+
+  def draw(self, key: jax.Array) -> Index:
+    return jax.random.dirichlet(key, jnp.asarray(self.alpha, jnp.float32))
+
+  @property
+  def mean_index(self) -> Index:
+    alpha = jnp.asarray(self.alpha, jnp.float32)
+    return alpha / alpha.sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleIndexer(_Independent):
+  """One-hot `[K]` choice of an ensemble member.
+
+  `draw` picks a member at random, as enn does (which returns its number).
+  `sample` is stratified: every K consecutive indices hold each member once, in
+  random order, so that n == K enumerates the ensemble.
+  """
+
+  size: int
+
+  def draw(self, key: jax.Array) -> Index:
+    return jax.nn.one_hot(jax.random.randint(key, (), 0, self.size), self.size)
+
+  def sample(self, key: jax.Array, n: int) -> Index:
+    rounds = jnp.arange(-(-n // self.size))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rounds)
+    order = jax.vmap(lambda k: jax.random.permutation(k, self.size))(keys)
+    return jax.nn.one_hot(order.reshape(-1)[:n], self.size)
+
+  @property
+  def mean_index(self) -> Index:
+    return jnp.full(self.size, 1 / self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrngIndexer(_Independent):
+  """The index is a PRNG key `[]`, for networks that draw noise themselves."""
+
+  def draw(self, key: jax.Array) -> Index:
+    return key

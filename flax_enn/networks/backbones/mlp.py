@@ -1,0 +1,60 @@
+"""A multi-layer perceptron as a base network."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_enn.networks.layers import Dtype, fan_in_init
+
+
+class MLP(nn.Module):
+  """Dense layers over the flattened input, every layer exposed as a feature.
+
+  Attributes:
+    hiddens: widths of the hidden layers.
+    classes: number of outputs C.
+    activation: name of the hidden activation in `flax.linen`.
+    nonzero_bias: whether the first layer's bias starts random, so that
+      ensemble members differ in where their first units switch (as in enn).
+    dtype: of the computation; parameters are float32.
+  """
+
+  hiddens: Sequence[int]
+  classes: int
+  activation: str = 'relu'
+  nonzero_bias: bool = False
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps `[B, ...]` to logits `[B, C]` and features.
+
+    The features are `inputs` (flattened), `hidden_0`, `hidden_1`, … after their
+    activation, and `logits`.
+    """
+    del train
+    h = x.reshape(x.shape[0], -1)
+    features = {'inputs': h}
+    for i, size in enumerate(self.hiddens):
+      h = self._dense(size, i, h)
+      h = features[f'hidden_{i}'] = getattr(nn, self.activation)(h)
+    logits = features['logits'] = self._dense(
+        self.classes, len(self.hiddens), h
+    )
+    return logits, features
+
+  def _dense(self, size: int, i: int, h: jax.Array) -> jax.Array:
+    bias = nn.initializers.zeros
+    if i == 0 and self.nonzero_bias:
+      bias = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
+    return nn.Dense(
+        size,
+        dtype=self.dtype,
+        kernel_init=fan_in_init,
+        bias_init=bias,
+        name=f'layer_{i}',
+    )(h)

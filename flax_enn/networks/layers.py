@@ -1,0 +1,134 @@
+"""Layers that take the epistemic index where it costs least.
+
+The epinet of the paper concatenates z to its input, emits C·D outputs for
+every example and contracts them with z. The same function costs a fraction
+when z enters the first layer as a bias and the last kernel is contracted with
+z BEFORE it meets the examples: then no `[N, B, C, D]` array exists, and the
+wide first product is shared by all indices.
+"""
+
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# Of a computation; None is that of its inputs and parameters, float32.
+Dtype = Any
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Lifts results of a computation in bfloat16 to float32."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def fan_in_init(
+    key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32
+) -> jax.Array:
+  """Truncated normal of std 1/sqrt(fan in), the initialiser enn was built on.
+
+  Args:
+    key: PRNG key.
+    shape: of a kernel whose last axis is the output and whose others are the
+      fan in (dense `[F, C]`, convolution `[H, W, F, C]`).
+    dtype: of the kernel.
+  """
+  return _truncated(math.prod(shape[:-1]))(key, shape, dtype)
+
+
+def _truncated(fan_in: int) -> nn.initializers.Initializer:
+  # Cut at two standard deviations and not rescaled afterwards, as in Haiku.
+  return nn.initializers.truncated_normal(1 / math.sqrt(max(fan_in, 1)))
+
+
+class IndexDense(nn.Module):
+  """`W h + V z + b`: a dense layer over the concatenation of z and h.
+
+  Attributes:
+    size: number of outputs.
+    dtype: of the computation; parameters are float32.
+  """
+
+  size: int
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, h: jax.Array, index: jax.Array) -> jax.Array:
+    """Maps `[B, F]` and `[D]` to `[B, size]`."""
+    init = _truncated(h.shape[-1] + index.shape[-1])
+    dense = functools.partial(
+        nn.Dense, self.size, dtype=self.dtype, kernel_init=init
+    )
+    return dense(name='h')(h) + dense(name='z', use_bias=False)(index)
+
+
+class IndexContract(nn.Module):
+  """`(W z) h + b z`: a dense layer whose C·D outputs are contracted with z.
+
+  Attributes:
+    size: number of outputs C.
+    dtype: of the computation; parameters are float32.
+  """
+
+  size: int
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, h: jax.Array, index: jax.Array) -> jax.Array:
+    """Maps `[B, F]` and `[D]` to `[B, C]`."""
+    features, dim = h.shape[-1], index.shape[-1]
+    kernel = self.param(
+        'kernel', _truncated(features), (features, self.size, dim)
+    )
+    bias = self.param('bias', nn.initializers.zeros, (self.size, dim))
+    h, index, kernel, bias = nn.dtypes.promote_dtype(
+        h, index, kernel, bias, dtype=self.dtype
+    )
+    return h @ (kernel @ index) + bias @ index
+
+
+class ProjectedMLP(nn.Module):
+  """`mlp([z, h])^T z`: the head of an epinet (paper, equation 6; as in enn).
+
+  Attributes:
+    hiddens: widths of the hidden layers.
+    classes: number of outputs C.
+    concat_index: whether z is also an input of the first layer.
+    dtype: of the computation; parameters are float32.
+  """
+
+  hiddens: Sequence[int]
+  classes: int
+  concat_index: bool = True
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, h: jax.Array, index: jax.Array) -> jax.Array:
+    """Maps features `[B, F]` and an index `[D]` to `[B, C]` float32."""
+    for i, size in enumerate(self.hiddens):
+      if i == 0 and self.concat_index:
+        layer = IndexDense(size, self.dtype, name='layer_0')
+        h = layer(h, index)
+      else:
+        h = nn.Dense(
+            size, dtype=self.dtype, kernel_init=fan_in_init, name=f'layer_{i}'
+        )(h)
+      h = nn.relu(h)
+    if not self.hiddens and self.concat_index:
+      z = jnp.broadcast_to(index, (h.shape[0], *index.shape))
+      h = jnp.concatenate([z, h], axis=-1)
+    out = IndexContract(self.classes, self.dtype, name='out')(h, index)
+    return at_least_float32(out)
+
+
+def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
+  """Raises a ValueError where an index has the wrong shape."""
+  if index.shape != shape:
+    raise ValueError(
+        f'{owner} got an index of shape {index.shape}, expected {shape}: a'
+        ' network takes ONE index; draw it with network.indexer.sample(key, n)'
+        ' and map many with flax_enn.over_index'
+    )

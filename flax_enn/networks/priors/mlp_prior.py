@@ -1,0 +1,63 @@
+"""An ensemble of random perceptrons of the input as a prior function."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_enn.networks.layers import Dtype, at_least_float32, fan_in_init
+
+
+class MLPPrior(nn.Module):
+  """`size` random perceptrons; the index combines them linearly.
+
+  Gives a network prior variability in its input, which a prior of a base's
+  features alone loses where those features saturate (enn:
+  `enn/networks/einsum_mlp.py`). Its weights are never trained: an epinet runs
+  it inside `Frozen`.
+
+  Attributes:
+    hiddens: widths of each perceptron's hidden layers.
+    classes: number of outputs C.
+    size: number of perceptrons, the dimension D of the index.
+    scale: factor on the output.
+    dtype: of the computation.
+  """
+
+  hiddens: Sequence[int]
+  classes: int
+  size: int
+  scale: float = 1.0
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[B, ...]` to the basis `[B, C, D]`, float32."""
+    h = x.reshape(x.shape[0], 1, -1)
+    for i, width in enumerate((*self.hiddens, self.classes)):
+      if i:
+        h = nn.relu(h)
+      h = self._dense(width, i, h)
+    return self.scale * at_least_float32(h.swapaxes(1, 2))
+
+  def _dense(self, width: int, i: int, h: jax.Array) -> jax.Array:
+    """Maps `[B, D or 1, F]` to `[B, D, width]`, one kernel per perceptron."""
+    def kernels(key, shape, dtype):
+      keys = jax.random.split(key, self.size)
+      return jax.vmap(lambda k: fan_in_init(k, shape[1:], dtype))(keys)
+
+    fan_in = h.shape[-1]
+    bias_init = nn.initializers.zeros
+    if i == 0:  # so that the perceptrons differ in where their units switch
+      bias_init = nn.initializers.truncated_normal(fan_in**-0.5)
+    kernel = self.param(
+        f'kernel_{i}', kernels, (self.size, fan_in, width), jnp.float32
+    )
+    bias = self.param(f'bias_{i}', bias_init, (self.size, width))
+    h, kernel, bias = nn.dtypes.promote_dtype(
+        h, kernel, bias, dtype=self.dtype
+    )
+    if h.shape[1] == 1:
+      return jnp.einsum('bf,dfw->bdw', h[:, 0], kernel) + bias
+    return jnp.einsum('bdf,dfw->bdw', h, kernel) + bias

@@ -1,0 +1,76 @@
+"""Mapping a function of one epistemic index over many.
+
+`over_index` is the only vmap over the index in the library. What does not
+depend on the index (a base network, a prior's basis) stays unbatched under
+vmap and runs once for any number of indices.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+from flax_enn import sharding
+from flax_enn.core import Index
+
+Carry = TypeVar('Carry')
+
+
+def over_index(
+    fn: Callable[[Index], Any], indices: Index, *, out_axes: Any = 0
+) -> Any:
+  """Maps `fn` over `[N, ...]` indices, sharded over the index axis of the mesh.
+
+  Args:
+    fn: function of one index.
+    indices: `[N, ...]` indices, from `Indexer.sample`.
+    out_axes: as in `jax.vmap`. An entry None asks for a result that does not
+      depend on the index, and makes JAX raise where it does: batch statistics
+      are returned this way.
+
+  Returns:
+    What `fn` returns, with an axis N in front of (or where `out_axes` says).
+  """
+  return jax.vmap(
+      fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS
+  )(indices)
+
+
+def reduce_over_index(
+    fn: Callable[[Index], Any],
+    indices: Index,
+    *,
+    init: Carry,
+    reduce: Callable[[Carry, Any], Carry],
+    chunk: int,
+) -> Carry:
+  """Folds `fn` over `[N, ...]` indices, never holding more than `chunk` results.
+
+  For evaluation and inference. (Training maps all its indices at once: chunks
+  of a gradient would repeat the base's backward pass.)
+
+  Args:
+    fn: function of one index.
+    indices: `[N, ...]` indices.
+    init: the carry before any index.
+    reduce: `(carry, results) -> carry`, where the results have a leading axis
+      of `chunk` indices (the last N mod chunk indices come in one smaller
+      call).
+    chunk: number of indices that are mapped over at once.
+
+  Returns:
+    The carry after all indices.
+  """
+  if chunk < 1:
+    raise ValueError(f'chunk is {chunk}; it must be at least 1')
+  n = len(indices)
+  whole = n - n % chunk
+  carry = init
+  if whole:
+    chunks = indices[:whole].reshape(-1, chunk, *indices.shape[1:])
+    carry, _ = jax.lax.scan(
+        lambda c, z: (reduce(c, over_index(fn, z)), None), carry, chunks
+    )
+  if n > whole:
+    carry = reduce(carry, over_index(fn, indices[whole:]))
+  return carry

@@ -1,0 +1,172 @@
+"""The mesh, and the one table that says which array axis lies on which of it.
+
+Networks, losses and metrics know logical names (`batch`, `index`, `member` …);
+only this file knows the axes of the mesh. Every mesh has the axes
+`data, index, fsdp`, possibly of size 1.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+DATA_AXIS, INDEX_AXIS, FSDP_AXIS = AXES = ('data', 'index', 'fsdp')
+
+# Module attribute under which a trained ensemble keeps its members: every
+# variable below it has a leading axis K, boxed or not.
+MEMBER = 'member'
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+  """Logical axis name -> mesh axis, or axes.
+
+  Attributes:
+    batch: examples, in work that depends on the index.
+    base_batch: examples in index-free work (a base, a frozen prior): spread
+      over the index axis too, so that its devices do not repeat the work.
+    index: epistemic indices.
+    member: members of a trained ensemble.
+    wide: the wide axis of large kernels.
+  """
+
+  batch: tuple[str, ...] = (DATA_AXIS, FSDP_AXIS)
+  base_batch: tuple[str, ...] = (DATA_AXIS, FSDP_AXIS, INDEX_AXIS)
+  index: tuple[str, ...] = (INDEX_AXIS,)
+  member: tuple[str, ...] = (INDEX_AXIS,)
+  wide: tuple[str, ...] = (FSDP_AXIS,)
+
+  def spec(self, *names: str | None) -> PartitionSpec:
+    """The partition of an array whose axes have these logical names."""
+    return PartitionSpec(
+        *(None if name is None else getattr(self, name) for name in names)
+    )
+
+
+RULES = ShardingRules()
+
+
+def create_mesh(
+    sizes: Mapping[str, int], devices: list[jax.Device] | None = None
+) -> Mesh:
+  """Builds the mesh of `config.mesh`.
+
+  Args:
+    sizes: `{'data': int, 'index': int, 'fsdp': int}`; one of them may be -1
+      and takes what the others leave.
+    devices: all devices by default.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  unknown = sorted(set(sizes) - set(AXES))
+  if unknown:
+    raise ValueError(f'config.mesh has no axis {unknown}; its axes are {AXES}')
+  shape = [sizes.get(axis, 1) for axis in AXES]
+  if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
+    raise ValueError(
+        f'config.mesh is {dict(zip(AXES, shape))}; sizes are positive, and at'
+        ' most one is -1 (what the others leave)'
+    )
+  known = math.prod(s for s in shape if s != -1)
+  if len(devices) % known or (-1 not in shape and known != len(devices)):
+    raise ValueError(
+        f'config.mesh {dict(zip(AXES, shape))} does not multiply to the'
+        f' {len(devices)} devices there are; set config.mesh.data=-1 to let it'
+        ' take what the other axes leave'
+    )
+  shape = [len(devices) // known if s == -1 else s for s in shape]
+  # Linen's vmap over a sharded parameter axis fails on Explicit axes.
+  return jax.make_mesh(
+      tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def constrain(x: Any, *names: str | None) -> Any:
+  """Asks the compiler to lay the leading axes of every leaf of `x` out so.
+
+  Does nothing outside `jax.set_mesh`. Under `over_index`, a value that depends
+  on the index must not name the index axis: use `batch` there, and `base_batch`
+  for index-free work only.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  spec = RULES.spec(*names)
+  return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), x)
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+  """The sharding of every leaf of a train state, from its abstract values.
+
+  A leaf boxed by `nn.with_logical_partitioning` goes where its names say; an
+  axis that its mesh axis does not divide stays whole. Every variable below a
+  trained ensemble's `member` (kernels, biases, norms, statistics, optimizer
+  moments) has its leading axis over the index axis of the mesh, whether it is
+  boxed or not. Frozen ensembles stay whole, like all the rest.
+
+  Args:
+    state: abstract train state, from `jax.eval_shape`.
+    mesh: from `create_mesh`.
+
+  Returns:
+    The same tree without boxes, of `NamedSharding`s.
+  """
+
+  def place(path, leaf):
+    names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+    keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
+    if MEMBER in keys:
+      trained = 'frozen' not in keys
+      names = (MEMBER if trained else None, *names[1:])
+    spec = [
+        axes if size % _size(mesh, axes) == 0 else None
+        for axes, size in zip(RULES.spec(*names), nn.unbox(leaf).shape)
+    ]
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(
+      place, state, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+  )
+
+
+def _size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+  axes = (axes,) if isinstance(axes, str) else axes or ()
+  return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of every leaf of a `Batch`."""
+  return NamedSharding(mesh, RULES.spec('batch'))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """Turns each host's share of a batch into one global array per leaf.
+
+  Args:
+    batch: pytree of numpy arrays `[B / hosts, ...]`.
+    mesh: from `create_mesh`.
+
+  Returns:
+    The pytree of global arrays `[B, ...]`; the transfer is asynchronous.
+  """
+  where = batch_sharding(mesh)
+  hosts = jax.process_count()
+
+  def put(leaf):
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_process_local_data(
+        where, leaf, (leaf.shape[0] * hosts, *leaf.shape[1:])
+    )
+
+  return jax.tree.map(put, batch)

@@ -1,0 +1,213 @@
+"""A config made into objects, and checked against them before any compile."""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+import zlib
+
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from flax_enn import build, sharding
+from flax_enn.core import Batch, EpistemicNetwork
+from flax_enn.data import Dataset
+from flax_enn.losses import Objective
+from flax_enn.training import config as config_lib
+from flax_enn.training import optimizer
+from flax_enn.training.state import TrainState, abstract_state, init_state
+from flax_enn.training.step import train_step
+
+# Fields of `config.dataset` that are the loader's and not the data set's.
+LOADER_FIELDS = ('workers', 'read_ahead')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Everything a config names, built.
+
+  Attributes:
+    config: the config.
+    mesh: of devices.
+    dataset: from `config.dataset`.
+    network: from `config.network`.
+    objectives: by name, from `config.objectives`.
+    schedule: learning rate of each step.
+    tx: optimizer.
+  """
+
+  config: ml_collections.ConfigDict
+  mesh: Mesh
+  dataset: Dataset
+  network: EpistemicNetwork
+  objectives: Mapping[str, Objective]
+  schedule: optax.Schedule
+  tx: optax.GradientTransformation
+
+  @classmethod
+  def from_config(
+      cls,
+      config: ml_collections.ConfigDict,
+      devices: list[jax.Device] | None = None,
+  ) -> 'Plan':
+    """Builds what `config` names and checks that the parts fit together.
+
+    Args:
+      config: from a file in `configs/`.
+      devices: to run on; all by default.
+
+    Raises:
+      ValueError: what was found, what was expected, and the field to change.
+    """
+    config_lib.check(config)
+    mesh = sharding.create_mesh(config.mesh, devices)
+    check_mesh(config, mesh)
+    section = {
+        k: v
+        for k, v in config.dataset.to_dict().items()
+        if k not in LOADER_FIELDS
+    }
+    network = build.build(config.network, 'flax_enn.networks', 'config.network')
+    if not isinstance(network, EpistemicNetwork):
+      raise ValueError(
+          f'config.network.name is {config.network.name!r}, which has no indexer:'
+          ' a base or a prior is not an epistemic network. Wrap it, for example'
+          " in dict(name='deterministic', base=…)"
+      )
+    plan = cls(
+        config=config,
+        mesh=mesh,
+        dataset=build.build(section, 'flax_enn.data', 'config.dataset'),
+        network=network,
+        objectives={
+            name: _objective(config, name).bind(network.indexer)
+            for name in config.objectives
+        },
+        schedule=optimizer.create_schedule(config.optimizer, config.num_steps),
+        tx=optimizer.create_optimizer(config.optimizer, config.num_steps),
+    )
+    plan.check_shapes()
+    return plan
+
+  @property
+  def loader(self) -> dict[str, int]:
+    """What the loader takes beside the data set, on this host."""
+    fields = self.config.dataset
+    return {
+        **{k: fields[k] for k in LOADER_FIELDS if k in fields},
+        'host': jax.process_index(),
+        'hosts': jax.process_count(),
+    }
+
+  @property
+  def example(self) -> jax.Array:
+    """`[1, ...]` inputs of the data set's shape, to initialise with."""
+    return jnp.zeros((1, *self.dataset.shape))
+
+  def abstract_state(self) -> TrainState:
+    """The state's shapes, dtypes and shardings."""
+    return abstract_state(self.network, self.tx, self.example, self.mesh)
+
+  def train_step(self) -> Any:
+    """The step as a function of state and batch alone, not yet compiled."""
+    return functools.partial(
+        train_step,
+        network=self.network,
+        objectives=self.objectives,
+        tx=self.tx,
+        num_indices=self.config.num_indices,
+    )
+
+  def check_shapes(self) -> None:
+    """Traces one step with abstract values, which costs no memory.
+
+    Raises:
+      ValueError: the network's outputs are not the data set's classes, or any
+        part does not fit another.
+    """
+    size, data = self.config.batch_size, self.dataset
+    of = jax.ShapeDtypeStruct
+    labels = (
+        of((size,), jnp.int32)
+        if data.task == 'classification'
+        else of((size, data.classes), jnp.float32)
+    )
+    batch = Batch(
+        x=of((size, *data.shape), jnp.float32),
+        y=labels,
+        weight=of((size,), jnp.float32),
+        id=of((size,), jnp.int32),
+        mask=of((size,), jnp.float32),
+    )
+
+    def run(batch):
+      state = init_state(self.network, self.tx, 0, self.example)
+      index = self.network.indexer.sample(state.key, 1)[0]
+      output = self.network.apply(state.variables, batch.x, index)
+      return output.preds, self.train_step()(state, batch)
+
+    preds, _ = jax.eval_shape(run, batch)
+    if preds.shape != (size, data.classes):
+      raise ValueError(
+          f'the network {self.config.network.name!r} gives outputs'
+          f' {preds.shape[1:]} for each example, but the data set'
+          f' {self.config.dataset.name!r} has {data.classes} classes; set'
+          f' config.network.classes (and its base or member) to {data.classes}'
+      )
+
+
+def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+  """Checks that everything that is split over the mesh divides.
+
+  Raises:
+    ValueError: with the field to change.
+  """
+  devices, indices = mesh.size, mesh.shape[sharding.INDEX_AXIS]
+  if config.batch_size % devices:
+    raise ValueError(
+        f'batch_size {config.batch_size} is not divisible by the {devices}'
+        f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to a'
+        f' multiple of {devices}'
+    )
+  split = {
+      'num_indices': config.num_indices,
+      'eval.num_indices': config.eval.num_indices,
+      'eval.chunk': config.eval.chunk,
+      'network.size': config.network.get('size', indices),
+  }
+  for field, value in split.items():
+    if value % indices:
+      raise ValueError(
+          f'config.{field} is {value}, which the index axis of config.mesh'
+          f' ({indices}) does not divide; set it to a multiple of {indices}, or'
+          ' change config.mesh.index'
+      )
+
+
+def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
+  """Builds one objective; noise without a seed is drawn from the run's."""
+  path = f'config.objectives.{name}'
+  section = config.objectives[name]
+  fields = [f.name for f in dataclasses.fields(Objective)]
+  build.check_names(section, fields, path, 'an objective')
+  if 'loss' not in section:
+    raise ValueError(f"{path} has no loss; add for example loss=dict(name='xent')")
+
+  def built(field: str, value: Any) -> Any:
+    return build.build(value, 'flax_enn.losses', f'{path}.{field}')
+
+  noise = []
+  for key, value in (section.get('noise') or {}).items():
+    seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
+    noise.append(built(f'noise.{key}', {'seed': seed, **value}))
+  inputs = section.get('inputs')
+  return Objective(
+      loss=built('loss', section['loss']),
+      weight=section.get('weight', 1.0),
+      inputs=built('inputs', inputs) if inputs else None,
+      noise=tuple(noise),
+      across=section.get('across', False),
+  )

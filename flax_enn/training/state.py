@@ -1,0 +1,112 @@
+"""The state of a run: all that a checkpoint holds."""
+
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+import optax
+
+from flax_enn import sharding
+from flax_enn.core import EpistemicNetwork
+
+
+class TrainState(struct.PyTreeNode):
+  """What changes from step to step; with the config it determines the rest.
+
+  Attributes:
+    step: `[]` int32, number of steps done.
+    key: typed PRNG key `[]`; step s draws from `fold_in(key, s)` alone.
+    nonfinite: `[]` int32, the first step whose loss or gradient was not
+      finite, or -1.
+    params: what the optimizer changes.
+    collections: all other variables: `frozen`, `batch_stats`, …
+    opt_state: of the optimizer, over `params` only.
+  """
+
+  step: jax.Array
+  key: jax.Array
+  nonfinite: jax.Array
+  params: Any
+  collections: Any
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `network.apply` takes."""
+    return {'params': self.params, **self.collections}
+
+
+def run_keys(seed: int) -> dict[str, jax.Array]:
+  """The keys of a run, one for each use, from its only seed."""
+  uses = ('params', 'frozen', 'index', 'steps', 'evaluation')
+  return dict(zip(uses, jax.random.split(jax.random.key(seed), len(uses))))
+
+
+def init_state(
+    network: EpistemicNetwork,
+    tx: optax.GradientTransformation,
+    seed: int,
+    x: Any,
+) -> TrainState:
+  """Draws the state before the first step, with partition boxes.
+
+  Args:
+    network: a Linen module that keeps the network law.
+    tx: optimizer.
+    seed: of everything random in the run.
+    x: inputs of any batch size, for their shape.
+  """
+  keys = run_keys(seed)
+  index = network.indexer.sample(keys['index'], 1)[0]
+  rngs = {'params': keys['params'], 'frozen': keys['frozen']}
+  variables = dict(network.init(rngs, x, index))
+  params = variables.pop('params')
+  return TrainState(
+      step=jnp.int32(0),
+      key=keys['steps'],
+      nonfinite=jnp.int32(-1),
+      params=params,
+      collections=variables,
+      opt_state=tx.init(params),
+  )
+
+
+def abstract_state(
+    network: EpistemicNetwork,
+    tx: optax.GradientTransformation,
+    x: Any,
+    mesh: Mesh,
+) -> TrainState:
+  """The shapes, dtypes and shardings of a state, without computing anything."""
+  boxed = jax.eval_shape(lambda: init_state(network, tx, 0, x))
+  return jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=where
+      ),
+      nn.unbox(boxed),
+      sharding.state_shardings(boxed, mesh),
+  )
+
+
+def create_train_state(
+    network: EpistemicNetwork,
+    tx: optax.GradientTransformation,
+    seed: int,
+    x: Any,
+    mesh: Mesh,
+) -> TrainState:
+  """Draws the state of a new run, every leaf where the rules put it.
+
+  The values depend on the seed alone, not on the mesh.
+  """
+  shardings = jax.tree.map(
+      lambda leaf: leaf.sharding, abstract_state(network, tx, x, mesh)
+  )
+  create = jax.jit(
+      lambda: nn.unbox(init_state(network, tx, seed, x)),
+      out_shardings=shardings,
+  )
+  return create()

@@ -1,0 +1,132 @@
+"""One step of training: the only place where losses are averaged."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax_enn.core import Batch, EpistemicNetwork, Index, Output, Variables
+from flax_enn.losses import Objective
+from flax_enn.sampling import over_index
+from flax_enn.training.state import TrainState
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    network: EpistemicNetwork,
+    objectives: Mapping[str, Objective],
+    tx: optax.GradientTransformation,
+    num_indices: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Draws indices, averages the objectives over them and updates.
+
+  Algorithm 1 of the paper: SGD over a minibatch of examples and one of indices.
+
+  Args:
+    state: before the step.
+    batch: the global batch, B examples.
+    network: keeps the network law.
+    objectives: by name; those with the same `inputs` share one forward pass.
+    tx: optimizer.
+    num_indices: N, drawn anew each step.
+
+  Returns:
+    The state after the step, and scalars: `loss`, `loss_<objective>` before its
+    weight, `grad_norm`.
+  """
+  index_key, inputs_key = jax.random.split(
+      jax.random.fold_in(state.key, state.step)
+  )
+  indices = network.indexer.sample(index_key, num_indices)
+
+  def total(params):
+    variables = {'params': params, **state.collections}
+    value, logs, updated = jnp.float32(0), {}, {}
+    for inputs, names in _by_inputs(objectives):
+      seen = batch if inputs is None else inputs(batch, inputs_key)
+      outputs, statistics = _forward(network, variables, seen.x, indices)
+      if inputs is None:  # statistics are those of the data
+        updated = statistics
+      for name in names:
+        objective = objectives[name]
+        logs[f'loss_{name}'] = _average(
+            objective, outputs, seen, indices, variables
+        )
+        value += objective.weight_at(state.step) * logs[f'loss_{name}']
+    return value, (logs, updated)
+
+  (value, (logs, updated)), gradients = jax.value_and_grad(total, has_aux=True)(
+      state.params
+  )
+  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+  norm = optax.tree.norm(gradients)
+  finite = jnp.isfinite(value) & jnp.isfinite(norm)
+  first = (state.nonfinite < 0) & ~finite
+  new_state = state.replace(
+      step=state.step + 1,
+      nonfinite=jnp.where(first, state.step, state.nonfinite),
+      params=optax.apply_updates(state.params, updates),
+      collections={**state.collections, **updated},
+      opt_state=opt_state,
+  )
+  return new_state, {'loss': value, **logs, 'grad_norm': norm}
+
+
+def _by_inputs(
+    objectives: Mapping[str, Objective],
+) -> Iterable[tuple[Any, list[str]]]:
+  """Groups the objectives' names by the inputs they look at."""
+  groups: dict[Any, list[str]] = {}
+  for name, objective in objectives.items():
+    groups.setdefault(objective.inputs, []).append(name)
+  return groups.items()
+
+
+def _forward(
+    network: EpistemicNetwork, variables: Variables, x: Any, indices: Index
+) -> tuple[Output, dict[str, Any]]:
+  """Outputs `[N, B, C]` at all indices, and the updated statistics."""
+  mutable = [c for c in variables if c not in ('params', 'frozen')]
+
+  def at(index):
+    return network.apply(variables, x, index, train=True, mutable=mutable)
+
+  # None: JAX itself rejects statistics that would depend on the index.
+  return over_index(at, indices, out_axes=(0, None))
+
+
+def _average(
+    objective: Objective,
+    outputs: Output,
+    batch: Batch,
+    indices: Index,
+    variables: Variables,
+) -> jax.Array:
+  """The mean of an objective over indices and unmasked examples, `[]`.
+
+  The sum of weighted losses is divided by the number of examples, never by the
+  sum of their weights, which bootstrapping makes random.
+  """
+
+  def weighted(values: jax.Array, seen: Batch) -> jax.Array:
+    return values * seen.weight * seen.mask if values.ndim else values
+
+  def at(index_and_output):
+    index, output = index_and_output
+    seen = batch
+    for noise in objective.noise:
+      seen = noise(seen, index)
+    return weighted(objective.loss(output, seen, index, variables), seen)
+
+  if objective.across:
+    values = objective.loss(outputs, batch, indices, variables)
+    values = weighted(values, batch)[None]
+  else:
+    values = over_index(at, (indices, outputs))
+  if values.ndim == 1:  # one term per index, such as a penalty
+    return values.mean()
+  return values.sum() / (len(values) * batch.mask.sum())

@@ -1,0 +1,61 @@
+"""CLU's metric writers and periodic actions, which import TensorFlow."""
+
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+from etils import epath
+import jax
+
+
+@contextlib.contextmanager
+def opened(workdir: epath.Path) -> Iterator[Any]:
+  """A CLU writer: log lines on every host, TensorBoard files from the first.
+
+  Raises:
+    ModuleNotFoundError: TensorFlow is not installed.
+  """
+  try:
+    from clu import metric_writers
+  except ModuleNotFoundError as e:
+    raise ModuleNotFoundError(
+        f'training writes its curves through CLU, which needs {e.name}: install'
+        " it with pip install 'flax_enn[train]'"
+    ) from e
+  writer = metric_writers.create_default_writer(
+      workdir, just_logging=jax.process_index() > 0
+  )
+  with metric_writers.ensure_flushes(writer):
+    yield writer
+
+
+def create_hooks(
+    workdir: epath.Path, writer: Any, num_steps: int, profile_at: int | None
+) -> list[Any]:
+  """Actions to call after every step: progress with ETA, a profile on demand.
+
+  Args:
+    workdir: of the run; profiles go to `workdir/plugins/profile`, where
+      TensorBoard looks for them.
+    writer: from `opened`.
+    num_steps: length of the run.
+    profile_at: step at which a profile of five steps starts, or None.
+  """
+  from clu import periodic_actions
+
+  hooks = [
+      periodic_actions.ReportProgress(
+          num_train_steps=num_steps, writer=writer, every_secs=10
+      )
+  ]
+  if profile_at is not None and jax.process_index() == 0:
+    hooks.append(
+        periodic_actions.Profile(
+            logdir=workdir,
+            num_profile_steps=5,
+            profile_duration_ms=None,
+            first_profile=profile_at,
+            every_secs=None,
+        )
+    )
+  return hooks

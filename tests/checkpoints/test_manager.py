@@ -1,0 +1,353 @@
+import json
+import logging
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import pytest
+
+from flax_enn import sharding
+from flax_enn.checkpoints import Checkpoints, DamagedCheckpointError
+from tests.checkpoints.conftest import (
+    abstract,
+    assert_same,
+    create_state,
+    draw_state,
+)
+
+# Where Orbax meets a damaged array, its other reads end in a closed loop.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
+
+def names(workdir):
+  return sorted(p.name for p in (workdir / 'checkpoints').iterdir())
+
+
+def open_and_restore(workdir, state):
+  checkpoints = Checkpoints(workdir)
+  try:
+    return checkpoints.restore_latest(abstract(state))
+  finally:
+    checkpoints.close()
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory, mesh):
+  """A run with the checkpoints 1 and 2."""
+  workdir = tmp_path_factory.mktemp('saved')
+  checkpoints = Checkpoints(workdir)
+  for step in (1, 2):
+    state = draw_state(step, mesh)
+    assert checkpoints.save(state, step, metrics={'nll': step}, meta={})
+  checkpoints.close()
+  return workdir
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+  """A copy of `saved` to damage."""
+  return shutil.copytree(saved, tmp_path / 'run')
+
+
+def test_a_new_run_has_nothing(tmp_path, mesh):
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.restore_latest(abstract(draw_state(0, mesh))) is None
+  assert checkpoints.latest_step() is None
+  assert checkpoints.best_step() is None
+  checkpoints.close()
+
+
+@pytest.mark.parametrize('sizes', [{}, {'data': 2}, {'index': 4, 'data': 2}])
+def test_restores_the_same_bits_on_any_mesh(saved, mesh, sizes):
+  count = 1
+  for size in sizes.values():
+    count *= size
+  other = sharding.create_mesh(sizes, jax.devices()[:count])
+  state = draw_state(0, other)
+  restored, step = open_and_restore(saved, state)
+  assert step == 2
+  assert_same(restored, draw_state(2, mesh))
+  for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(state)):
+    assert found.sharding.is_equivalent_to(wanted.sharding, found.ndim)
+
+
+def test_a_saved_state_may_be_donated_at_once(tmp_path, mesh):
+  where = NamedSharding(mesh, P())
+  state = draw_state(0, mesh).replace(
+      params={'w': jax.device_put(jnp.zeros((512, 512)), where)}, opt_state=()
+  )
+  advance = jax.jit(
+      lambda s: s.replace(params={'w': s.params['w'] + 1}), donate_argnums=0
+  )
+  checkpoints = Checkpoints(tmp_path, keep=9)
+  for step in range(1, 6):
+    state = advance(state)
+    checkpoints.save(state, step, meta={})
+    for _ in range(3):
+      state = advance(state)
+    restored, _ = checkpoints.restore_latest(abstract(state))
+    assert (restored.params['w'] == 4 * step - 3).all()
+  checkpoints.close()
+
+
+# One column per saved step, the nll (None: saved without metrics); then the
+# steps that must be left with keep = 2, and the best of them.
+@pytest.mark.parametrize(
+    ('nlls', 'left', 'best'),
+    [
+        ([None] * 5, [4, 5], None),
+        ([0.1, 0.9, 0.8, 0.7, 0.6], [1, 4, 5], 1),
+        ([0.9, 0.1, None, None, None], [2, 4, 5], 2),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], [4, 5], 5),
+        ([None, 0.3, None, 0.2, float('nan')], [4, 5], 4),
+        ([float('nan'), 0.3, float('nan'), 0.4, None], [2, 4, 5], 2),
+        ([float('inf'), None, None, 0.4, None], [4, 5], 4),
+        ([-1.0, 0.5, -2.0, 0.5, 0.5], [3, 4, 5], 3),
+    ],
+)
+@pytest.mark.parametrize('reopen', [False, True])
+def test_keeps_latest_and_best(tmp_path, one_device, nlls, left, best, reopen):
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  params = {'w': jnp.zeros(3)}
+  state = create_state(params, {}, 0, one_device)
+  for step, nll in enumerate(nlls, 1):
+    metrics = None if nll is None else {'nll': nll, 'accuracy': 0.5}
+    assert checkpoints.save(state, step, metrics=metrics, meta={})
+    if reopen:
+      checkpoints.close()
+      checkpoints = Checkpoints(tmp_path, keep=2)
+  assert checkpoints.best_step() == best
+  assert checkpoints.latest_step() == 5
+  checkpoints.close()
+  assert names(tmp_path) == [str(step) for step in left]
+
+
+def test_another_metric_may_rank(tmp_path, one_device):
+  checkpoints = Checkpoints(tmp_path, keep=1, best='rmse')
+  state = draw_state(0, one_device)
+  for step, rmse in ((1, 0.1), (2, 0.2), (3, 0.3)):
+    metrics = {'nll': -rmse, 'rmse': rmse}
+    checkpoints.save(state, step, metrics=metrics, meta={})
+  assert checkpoints.best_step() == 1
+  with pytest.raises(ValueError, match=r"no 'rmse'.*'nll'"):
+    checkpoints.save(state, 4, metrics={'nll': 0.1}, meta={})
+  checkpoints.close()
+  assert names(tmp_path) == ['1', '3']
+
+
+def test_keep_is_checked(tmp_path):
+  with pytest.raises(ValueError, match=r'config\.checkpoint\.keep is 0'):
+    Checkpoints(tmp_path, keep=0)
+
+
+def test_a_step_is_saved_once(run, mesh):
+  checkpoints = Checkpoints(run)
+  state = draw_state(9, mesh)
+  assert not checkpoints.save(state, 2, metrics={'nll': -9.0}, meta={})
+  assert not checkpoints.save(state, 1, meta={})
+  restored, step = checkpoints.restore_latest(abstract(state))
+  assert step == 2
+  assert_same(restored, draw_state(2, mesh))
+  assert checkpoints.best_step() == 1
+  checkpoints.close()
+
+
+def test_meta_and_metrics_are_written_as_json(tmp_path, one_device):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(
+      draw_state(0, one_device),
+      3,
+      metrics={'nll': jnp.float32(0.5)},
+      meta={'config': {'seed': 1}},
+  )
+  checkpoints.close()
+  path = tmp_path / 'checkpoints' / '3' / 'meta' / 'metadata'
+  record = json.loads(path.read_text())
+  assert record['meta'] == {'config': {'seed': 1}}
+  assert record['metrics'] == {'nll': 0.5}
+  assert list(record['fingerprint']) == ['prior/params/kernel']
+
+
+def damage(path, how):
+  """Cuts a file short; of a folder, all the files in it."""
+  if how == 'gone':
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return
+  for file in path.rglob('*') if path.is_dir() else [path]:
+    if file.is_file():
+      content = file.read_bytes()
+      file.write_bytes(content[: len(content) // 2 if how == 'half' else 0])
+
+
+@pytest.mark.parametrize('how', ['empty', 'half', 'gone'])
+@pytest.mark.parametrize(
+    'item',
+    [
+        'meta',
+        'meta/metadata',
+        'state',
+        'state/_METADATA',
+        'state/manifest.ocdbt',
+        'state/d',
+        'state/ocdbt.process_0/d',
+        'state/array_metadatas/process_0',
+    ],
+)
+def test_falls_back_from_a_damaged_checkpoint(run, mesh, caplog, item, how):
+  damage(run / 'checkpoints' / '2' / item, how)
+  with caplog.at_level(logging.WARNING):
+    checkpoints = Checkpoints(run)
+    restored, step = checkpoints.restore_latest(abstract(draw_state(0, mesh)))
+  assert step == 1
+  assert_same(restored, draw_state(1, mesh))
+  (warning,) = [
+      m for m in caplog.messages if m.startswith('Checkpoint of step 2')
+  ]
+  for part in ('checkpoints/2', 'damaged-2', 'step 1', 'checkpoints/1'):
+    assert part in warning
+
+  assert checkpoints.latest_step() == 1
+  assert checkpoints.save(draw_state(2, mesh), 2, meta={})
+  again, step = checkpoints.restore_latest(abstract(restored))
+  assert step == 2
+  assert_same(again, draw_state(2, mesh))
+  checkpoints.close()
+  assert names(run) == ['1', '2', 'damaged-2']
+
+
+def test_any_cut_file_is_passed_over_or_harmless(saved, tmp_path, mesh):
+  folder = saved / 'checkpoints' / '2'
+  files = [p.relative_to(saved) for p in folder.rglob('*') if p.is_file()]
+  state = draw_state(0, mesh)
+  steps = set()
+  for number, file in enumerate(files):
+    run = shutil.copytree(saved, tmp_path / str(number))
+    damage(run / file, 'half')
+    restored, step = open_and_restore(run, state)
+    assert_same(restored, draw_state(step, mesh))
+    steps.add(step)
+  assert steps == {1, 2}  # there are files of both sorts
+
+
+def test_damaged_twice_loses_nothing(run, mesh):
+  for number in (1, 2):
+    damage(run / 'checkpoints' / '2' / 'meta' / 'metadata', 'half')
+    checkpoints = Checkpoints(run)
+    _, step = checkpoints.restore_latest(abstract(draw_state(0, mesh)))
+    assert step == 1
+    checkpoints.save(draw_state(2, mesh), 2, meta={})
+    checkpoints.close()
+    kept = ['damaged-2', 'damaged-2-2'][:number]
+    assert names(run) == ['1', '2', *kept]
+
+
+def test_none_is_good(run, mesh):
+  for step in ('1', '2'):
+    damage(run / 'checkpoints' / step / 'state' / '_METADATA', 'empty')
+  with pytest.raises(DamagedCheckpointError) as error:
+    open_and_restore(run, draw_state(0, mesh))
+  for part in ('none of the checkpoints', 'step 1', 'step 2', str(run)):
+    assert part in str(error.value)
+  assert names(run) == ['1', '2']  # untouched: it may be our mistake
+
+
+def test_frozen_variables_are_checked(run, mesh):
+  path = run / 'checkpoints' / '2' / 'meta' / 'metadata'
+  record = json.loads(path.read_text())
+  record['fingerprint']['prior/params/kernel'] ^= 1
+  path.write_text(json.dumps(record))
+  with pytest.raises(ValueError, match=r'checkpoints/2.*\n.*prior/params/k'):
+    open_and_restore(run, draw_state(0, mesh))
+  assert names(run) == ['1', '2']
+
+
+def grow(params):
+  return params | {'new': {'kernel': jnp.zeros(3)}}
+
+
+def shrink(params):
+  return {'base': params['base']}
+
+
+def widen(params):
+  return params | {'head': {'kernel': jnp.zeros((256, 4), jnp.bfloat16)}}
+
+
+def recast(params):
+  return params | {'head': {'kernel': jnp.zeros((256, 3), jnp.float32)}}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (grow, r'params/new/kernel: found nothing, expected float32\[3\]'),
+        (shrink, r'head/kernel: found bfloat16\[256, 3\], expected nothing'),
+        (widen, r'found bfloat16\[256, 3\], expected bfloat16\[256, 4\]'),
+        (recast, r'found bfloat16\[256, 3\], expected float32\[256, 3\]'),
+    ],
+)
+def test_another_network_is_no_damage(run, one_device, change, message):
+  state = draw_state(0, one_device)
+  params = jax.device_put(change(state.params), jax.devices()[0])
+  with pytest.raises(ValueError, match=message) as error:
+    open_and_restore(run, state.replace(params=params))
+  assert 'config.network' in str(error.value)
+  assert names(run) == ['1', '2']
+
+
+CHILD = """
+import os, signal, sys
+import jax, jax.numpy as jnp
+from flax_enn import sharding
+from flax_enn.checkpoints import Checkpoints
+from tests.checkpoints.conftest import draw_state
+state = draw_state(1, sharding.create_mesh({}, jax.devices()[:1]))
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(state, 1, meta={})
+checkpoints.wait()
+bulk = jax.random.normal(jax.random.key(0), (64, 1024, 512))
+checkpoints.save(state.replace(params={'w': bulk}), 2, meta={})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_while_saving(tmp_path, mesh):
+  root = Path(__file__).parents[2]
+  killed = subprocess.run(
+      [sys.executable, '-c', CHILD, str(tmp_path)],
+      cwd=root,
+      env=os.environ | {'PYTHONPATH': str(root)},
+      check=False,
+  )
+  assert killed.returncode == -signal.SIGKILL
+  unfinished = set(names(tmp_path)) - {'1'}
+  assert unfinished and '2' not in unfinished
+
+  checkpoints = Checkpoints(tmp_path)
+  restored, step = checkpoints.restore_latest(abstract(draw_state(0, mesh)))
+  assert step == 1
+  assert_same(restored, draw_state(1, mesh))
+  assert checkpoints.save(draw_state(2, mesh), 2, meta={})
+  assert checkpoints.latest_step() == 2
+  checkpoints.close()
+  assert names(tmp_path) == ['1', '2']
+
+
+def test_meta_that_is_not_json_stops_nothing(tmp_path, one_device):
+  checkpoints = Checkpoints(tmp_path)
+  state = draw_state(0, one_device)
+  with pytest.raises(TypeError, match='JSON'):
+    checkpoints.save(state, 1, metrics={'nll': 0.1}, meta={'no': object()})
+  assert checkpoints.best_step() is None
+  assert checkpoints.save(state, 1, meta={})
+  assert checkpoints.latest_step() == 1
+  checkpoints.close()

@@ -1,0 +1,228 @@
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flax_enn.data import eval_batches, train_batches
+from flax_enn.data.arrays import Arrays
+from flax_enn.data.fake import Fake
+from flax_enn.data.regression import Regression
+from flax_enn.data.two_moons import TwoMoons
+
+SYNTHETIC = {
+    'fake': Fake(n_train=50, n_test=20),
+    'fake regression': Fake(
+        classes=3, task='regression', n_train=50, n_test=20
+    ),
+    'regression': Regression(n_train=50, n_test=20),
+    'two_moons': TwoMoons(n_train=50, n_test=20),
+}
+
+
+def everything(source):
+  elements = [source[i] for i in range(len(source))]
+  return [np.stack([e[key] for e in elements]) for key in ('x', 'y', 'id')]
+
+
+@pytest.mark.parametrize('name', SYNTHETIC)
+def test_synthetic(name):
+  dataset = SYNTHETIC[name]
+  (x, y, ids), (x_test, _, _) = (
+      everything(dataset.source(split)) for split in ('train', 'test')
+  )
+  assert x.shape == (50, *dataset.shape) and x.dtype == np.float32
+  assert x_test.shape == (20, *dataset.shape)
+  assert ids.tolist() == list(range(50)) and ids.dtype == np.int32
+  if dataset.task == 'classification':
+    assert y.shape == (50,) and set(y) <= set(range(dataset.classes))
+  else:
+    assert y.shape == (50, dataset.classes) and y.dtype == np.float32
+  assert not np.isin(x_test, x).all(axis=tuple(range(1, x.ndim))).any()
+  again = everything(type(dataset)(**vars(dataset)).source('train'))
+  np.testing.assert_array_equal(again[0], x)
+  fields = {**vars(dataset), 'seed': 1}
+  other = everything(type(dataset)(**fields).source('train'))
+  assert not np.array_equal(other[0], x)
+
+
+def test_regression_has_a_gap_and_the_noise_it_names():
+  dataset = Regression(n_train=4000, noise_std=0.2)
+  x, y, _ = everything(dataset.source('train'))
+  curve = x + 0.5 * np.sin(2 * np.pi * x)
+  np.testing.assert_allclose(np.std(y - curve), 0.2, rtol=0.05)
+  np.testing.assert_allclose(np.mean(y - curve), 0, atol=0.02)
+  low, high = dataset.gap
+  assert not ((x > low) & (x < high)).any()
+  assert x.min() < -0.99 and x.max() > 0.99
+  np.testing.assert_allclose(np.mean(x < low), 0.5, atol=0.05)
+
+
+def test_moons_are_half_circles():
+  x, y, _ = everything(TwoMoons(noise=0.0).source('train'))
+  upper, lower = x[y == 0], x[y == 1]
+  np.testing.assert_allclose(np.hypot(*upper.T), 1, rtol=1e-5)
+  np.testing.assert_allclose(np.hypot(*(lower - [1, 0.5]).T), 1, rtol=1e-5)
+  assert upper[:, 1].min() >= 0 and lower[:, 1].max() <= 0.5
+  noisy, _, _ = everything(TwoMoons(noise=0.1, n_train=4000).source('train'))
+  clean, _, _ = everything(TwoMoons(noise=0.0, n_train=4000).source('train'))
+  np.testing.assert_allclose(np.std(noisy - clean), 0.1, rtol=0.05)
+
+
+def test_holdout_splits_the_training_split():
+  whole, _, _ = everything(Fake(n_train=50).source('train'))
+  rows = {}
+  for holdout in (0.2, 0.4):
+    dataset = Fake(n_train=50, holdout=holdout)
+    for split in ('train', 'validation'):
+      x, _, ids = everything(dataset.source(split))
+      assert ids.tolist() == list(range(len(x)))
+      same = (x[:, None] == whole).all(axis=(2, 3, 4))
+      rows[holdout, split] = set(same.argmax(axis=1).tolist())
+    train, held = rows[holdout, 'train'], rows[holdout, 'validation']
+    assert not train & held and train | held == set(range(50))
+    assert len(held) == 50 * holdout
+  assert rows[0.2, 'validation'] < rows[0.4, 'validation']
+  assert rows[0.2, 'validation'] != set(range(10))
+
+
+@pytest.mark.parametrize(
+    'attempt, message',
+    [
+        (lambda: Fake(holdout=1.0), r'config\.dataset\.holdout is 1\.0'),
+        (lambda: Fake(holdout=-0.1), r'config\.dataset\.holdout is -0\.1'),
+        (lambda: Fake(task='sorting'), r"config\.dataset\.task is 'sorting'"),
+        (lambda: Fake().source('dev'), r"no split 'dev'"),
+        (
+            lambda: Fake().source('validation'),
+            r"'validation' is empty: config\.dataset\.holdout is 0\.0",
+        ),
+    ],
+)
+def test_errors(attempt, message):
+  with pytest.raises(ValueError, match=message):
+    attempt()
+
+
+def written(path, **arrays):
+  """An `Arrays` of six examples, some of whose arrays are replaced."""
+  labels = np.array([0, 1, 2, 0, 1, 2])
+  images = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
+  default = {
+      'x_train': images,
+      'y_train': labels,
+      'x_test': images[:3],
+      'y_test': labels[:3],
+  }
+  arrays = {k: v for k, v in {**default, **arrays}.items() if v is not None}
+  np.savez(path / 'mine.npz', **arrays)
+  return Arrays(path=str(path / 'mine.npz'))
+
+
+def test_arrays_scale_bytes(tmp_path):
+  dataset = written(tmp_path)
+  assert (dataset.task, dataset.classes) == ('classification', 3)
+  assert dataset.shape == (4, 5, 1)
+  x, y, _ = everything(dataset.source('train'))
+  expected = np.arange(120).reshape(6, 4, 5, 1) / 255
+  np.testing.assert_allclose(x, expected, rtol=1e-6)
+  assert x.dtype == np.float32 and y.tolist() == [0, 1, 2, 0, 1, 2]
+  assert Arrays(path=dataset.path, num_classes=7).classes == 7
+
+
+def test_arrays_take_floats_as_they_are(tmp_path):
+  x = np.random.RandomState(0).normal(size=(6, 4, 5))
+  dataset = written(
+      tmp_path, x_train=x, x_test=x, y_train=x[:, 0, 0], y_test=x[:, 0, 0]
+  )
+  assert (dataset.task, dataset.classes) == ('regression', 1)
+  found, y, _ = everything(dataset.source('test'))
+  np.testing.assert_array_equal(found, x.astype(np.float32))
+  np.testing.assert_array_equal(y, x[:, 0, :1].astype(np.float32))
+
+
+NAN = np.array([[0.0], [np.nan], [0.0], [0.0], [0.0], [np.inf]])
+BAD = {
+    'missing': ({'y_test': None}, r"no arrays \['y_test'\]; it has .*'x_test'"),
+    'nan': ({'x_train': NAN}, r'x_train .*not finite, in 2 .*\[1, 5\]'),
+    'nan target': ({'y_test': NAN[:3]}, r'y_test .*not finite.*\[1\]'),
+    'label': (
+        {'y_test': np.array([0, 3, 1])},
+        r'label 3 in y_test \(example 1\), but labels are 0 to 2',
+    ),
+    'negative': (
+        {'y_train': np.array([0, 1, 2, -5, 1, 0])},
+        r'label -5 in y_train \(example 3\), but labels are 0 to 2',
+    ),
+    'gap': (
+        {'y_train': np.array([0, 1, 2, 10**12, 1, 0])},
+        r'up to 10{12} in y_train \(example 3\), but never 3; .*num_classes',
+    ),
+    'lengths': ({'y_train': np.arange(5)}, r'\[6, 4, 5\] and y_train of \[5\]'),
+    'empty': (
+        {'x_test': np.zeros((0, 4, 5)), 'y_test': np.zeros(0)},
+        r'x_test of shape \[0, 4, 5\].*at least one',
+    ),
+    'shapes': (
+        {'x_test': np.zeros((3, 4, 6), np.uint8)},
+        r'x_train of .*\[6, 4, 5, 1\] and x_test of .*\[3, 4, 6, 1\]',
+    ),
+    'tasks': ({'y_test': np.zeros(3)}, r'y_train of int64\[6\] and y_test'),
+    'matrix of integers': (
+        {'y_train': np.zeros((6, 1), int)},
+        r'y_train of integers \[6, 1\]; labels are integers \[B\]',
+    ),
+    'scalar': ({'x_train': np.array(1.0)}, r'x_train of shape \[\]'),
+    'text': ({'x_train': np.array(['a'] * 6)}, r'x_train of type <U1'),
+    'objects': ({'x_train': np.array([None] * 6)}, r'cannot be read: .*pickle'),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_arrays_say_what_is_wrong(case, tmp_path):
+  arrays, message = BAD[case]
+  with pytest.raises(ValueError, match=message) as e:
+    written(tmp_path, **arrays).source('train')
+  assert 'config.dataset.path is ' in str(e.value)
+
+
+@pytest.mark.parametrize(
+    'content, message', [(None, 'no such file'), (b'PK\3\4', 'cannot be read')]
+)
+def test_arrays_need_a_file(content, message, tmp_path):
+  path = tmp_path / 'mine.npz'
+  if content:
+    path.write_bytes(content)
+  with pytest.raises(ValueError, match=rf'config\.dataset\.path .*{message}'):
+    Arrays(path=str(path)).source('train')
+
+
+def test_arrays_of_real_images():
+  if 'FLAX_ENN_DATA' not in os.environ:
+    pytest.skip('FLAX_ENN_DATA names no folder of real data')
+  path = Path(os.environ['FLAX_ENN_DATA']) / 'fashion_mnist.npz'
+  dataset = Arrays(path=str(path), holdout=0.1)
+  raw = np.load(path)
+  assert (dataset.classes, dataset.shape) == (10, (28, 28, 1))
+  sizes = [len(dataset.source(s)) for s in ('train', 'validation', 'test')]
+  assert sizes == [54000, 6000, 10000]
+  batch = next(train_batches(dataset, batch_size=256, seed=0))
+  assert batch.x.shape == (256, 28, 28, 1) and batch.x.max() == 1
+  batches = list(eval_batches(dataset, 'test', batch_size=4096))
+  x = np.concatenate([b.x for b in batches])[:10000, ..., 0]
+  np.testing.assert_array_equal(np.rint(x * 255), raw['x_test'])
+
+
+def test_import_is_light():
+  program = (
+      'import sys, jax, flax_enn.data; print(*sorted({"tensorflow",'
+      ' "tensorflow_datasets", "grain", "sklearn"} & set(sys.modules)))'
+  )
+  root = Path(__file__).parents[2]
+  run = subprocess.run(
+      [sys.executable, '-c', program], cwd=root, capture_output=True, text=True
+  )
+  assert run.returncode == 0, run.stderr
+  assert not run.stdout.split()

@@ -1,0 +1,205 @@
+"""The bundled digits, and any prepared set of TensorFlow Datasets."""
+
+import itertools
+import json
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flax_enn.data import eval_batches, train_batches
+from flax_enn.data.digits import Digits
+from flax_enn.data.tfds_images import TfdsImages
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  path = str(tmp_path_factory.mktemp('tfds'))
+  Digits(data_dir=path).source('train')
+  return path
+
+
+def everything(source):
+  elements = [source[i] for i in range(len(source))]
+  return [np.stack([e[key] for e in elements]) for key in ('x', 'y', 'id')]
+
+
+def test_digits_are_those_of_sklearn(data_dir):
+  from sklearn.datasets import load_digits
+
+  raw = load_digits()
+  dataset = Digits(data_dir=data_dir)
+  found = []
+  for split, size in (('train', 1437), ('test', 360)):
+    x, y, ids = everything(dataset.source(split))
+    assert x.shape == (size, 8, 8, 1) and x.dtype == np.float32
+    assert x.min() == 0 and x.max() == 1
+    assert ids.tolist() == list(range(size))
+    share = np.bincount(y) / np.bincount(raw.target)
+    np.testing.assert_allclose(share, size / 1797, atol=0.01)
+    pixels = np.ceil(x * 255 / 16).astype(int).reshape(size, -1)
+    found += [(*p, label) for p, label in zip(pixels.tolist(), y.tolist())]
+  expected = zip(raw.data.astype(int).tolist(), raw.target.tolist())
+  assert sorted(found) == sorted((*p, label) for p, label in expected)
+
+
+def test_digits_come_in_no_order_of_class(data_dir):
+  """Neighbours are pairs of a joint prediction."""
+  _, y, _ = everything(Digits(data_dir=data_dir).source('test'))
+  same = np.mean(y[::2] == y[1::2])
+  assert 0.03 < same < 0.2
+  assert not 0.03 < np.mean(np.sort(y)[::2] == np.sort(y)[1::2]) < 0.2
+
+
+def test_digits_are_the_same_when_prepared_again(data_dir, tmp_path):
+  again = Digits(data_dir=str(tmp_path))
+  for split in ('train', 'test'):
+    for a, b in zip(
+        everything(again.source(split)),
+        everything(Digits(data_dir=data_dir).source(split)),
+    ):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_digits_need_no_tensorflow_and_no_lock(tmp_path):
+  """Several processes prepare at once; none may load TensorFlow."""
+  program = f"""
+import sys
+from flax_enn.data.digits import Digits
+source = Digits(data_dir={str(tmp_path)!r}).source('train')
+total = sum(float(source[i]['x'].sum()) for i in range(len(source)))
+print('result', len(source), round(total), 'tensorflow' in sys.modules)
+"""
+  processes = [
+      subprocess.Popen(
+          [sys.executable, '-c', program],
+          cwd=ROOT,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+      )
+      for _ in range(3)
+  ]
+  outputs = [process.communicate(timeout=300) for process in processes]
+  results = {out.strip().splitlines()[-1] for out, err in outputs if out or err}
+  assert [p.returncode for p in processes] == [0] * 3, outputs
+  (result,) = results
+  assert result.startswith('result 1437 ') and result.endswith('False')
+  left = [p.name for p in (tmp_path / 'sklearn_digits').iterdir()]
+  assert left == ['1.0.0']
+
+
+def test_digits_name_a_folder_they_cannot_write(tmp_path):
+  (tmp_path / 'file').write_text('not a folder')
+  path = str(tmp_path / 'file')
+  with pytest.raises(ValueError, match=r'config\.dataset\.data_dir'):
+    Digits(data_dir=path).source('train')
+
+
+def test_tfds_images_read_what_is_prepared(data_dir):
+  dataset = TfdsImages(tfds_name='sklearn_digits', data_dir=data_dir)
+  assert (dataset.task, dataset.classes) == ('classification', 10)
+  assert dataset.shape == (8, 8, 1)
+  for a, b in zip(
+      everything(dataset.source('test')),
+      everything(Digits(data_dir=data_dir).source('test')),
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_tfds_images_resize_and_take_parts(data_dir):
+  dataset = TfdsImages(
+      tfds_name='sklearn_digits:1.0.0',
+      data_dir=data_dir,
+      train_split='train[:50%]',
+      resize=(4, 6),
+      holdout=0.25,
+  )
+  assert dataset.shape == (4, 6, 1)
+  sizes = [len(dataset.source(s)) for s in ('train', 'validation', 'test')]
+  assert abs(sum(sizes[:2]) - 1437 / 2) <= 1 and sizes[2] == 360
+  x, _, _ = everything(dataset.source('test'))
+  assert x.shape == (360, 4, 6, 1) and 0 <= x.min() < x.max() <= 1
+  # A resized image keeps the brightness of what it was cut from.
+  whole, _, _ = everything(Digits(data_dir=data_dir).source('test'))
+  np.testing.assert_allclose(x.mean(), whole[:, 1:7].mean(), atol=0.03)
+
+
+def test_tfds_images_travel_to_workers(data_dir):
+  dataset = TfdsImages(tfds_name='sklearn_digits', data_dir=data_dir)
+  assert dataset.shape == (8, 8, 1)  # what it has cached stays here
+  kwargs = {'batch_size': 32, 'seed': 0}
+  streams = [
+      itertools.islice(train_batches(dataset, workers=w, **kwargs), 2)
+      for w in (0, 1)
+  ]
+  for a, b in zip(*streams):
+    np.testing.assert_array_equal(a.id, b.id)
+    np.testing.assert_array_equal(a.x, b.x)
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (
+            {'tfds_name': 'mnistt'},
+            r"config\.dataset\.tfds_name is 'mnistt'.*close.*'mnist'",
+        ),
+        (
+            {'tfds_name': 'mnist'},
+            r"tfds_name 'mnist' is not prepared in (.|\n)*array_record(.|\n)*"
+            r"tfds\.builder\('mnist', .*download_and_prepare\(\)",
+        ),
+        (
+            {'tfds_name': 'mnist:9.9.9'},
+            r"config\.dataset\.tfds_name is 'mnist:9\.9\.9': .*9\.9\.9",
+        ),
+        (
+            {'tfds_name': 'sklearn_digits', 'test_split': 'validation'},
+            r"config\.dataset\.test_split is 'validation'.*\['test', 'train'\]",
+        ),
+    ],
+)
+def test_tfds_images_errors(fields, message, data_dir):
+  dataset = TfdsImages(data_dir=data_dir, **fields)
+  with pytest.raises(ValueError, match=message):
+    eval_batches(dataset, 'test', batch_size=1)
+
+
+def edited(data_dir, tmp_path, file, change):
+  """A copy of the prepared digits that describes itself otherwise."""
+  shutil.copytree(data_dir, tmp_path / 'tfds')
+  path = tmp_path / 'tfds' / 'sklearn_digits' / '1.0.0' / file
+  content = json.loads(path.read_text())
+  change(content)
+  path.write_text(json.dumps(content))
+  # With a version, TFDS believes the files rather than the builder.
+  return TfdsImages(
+      tfds_name='sklearn_digits:1.0.0', data_dir=str(tmp_path / 'tfds')
+  )
+
+
+def test_tfds_images_need_array_record(data_dir, tmp_path):
+  dataset = edited(
+      data_dir,
+      tmp_path,
+      'dataset_info.json',
+      lambda info: info.update(fileFormat='tfrecord'),
+  )
+  with pytest.raises(ValueError, match=r'prepared as tfrecord .*array_record'):
+    dataset.source('test')
+
+
+def test_tfds_images_that_vary_need_a_size(data_dir, tmp_path):
+  def vary(features):
+    image = features['featuresDict']['features']['image']['image']
+    image['shape']['dimensions'][:2] = ['-1', '-1']
+
+  dataset = edited(data_dir, tmp_path, 'features.json', vary)
+  with pytest.raises(ValueError, match=r'set config\.dataset\.resize'):
+    dataset.source('test')
