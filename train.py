@@ -24,6 +24,7 @@ _WORKDIR = flags.DEFINE_string(
     None,
     'Folder of the run: gets checkpoints/, TensorBoard files, results.json and'
     ' report.png. A workdir belongs to one config.',
+    required=True,
 )
 _PROFILE_AT = flags.DEFINE_integer(
     'profile_at', None, 'Step at which to profile five steps, for TensorBoard.'
@@ -39,6 +40,7 @@ def _is_news(record):
 
 
 def main(argv):
+  """Runs what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   # Imported here so that --help and a wrong flag answer at once.
@@ -52,5 +54,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flag_as_required('config')
   app.run(main)

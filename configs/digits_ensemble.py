@@ -17,7 +17,12 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.dataset.name = 'digits'
   config.batch_size = 64
   config.num_steps = 1000
-  member = {'name': 'convnet', 'channels': (16, 32), 'hidden': 64, 'classes': 10}
+  member = {
+      'name': 'convnet',
+      'channels': (16, 32),
+      'hidden': 64,
+      'classes': 10,
+  }
   config.network = {
       'name': 'ensemble',
       'member': member,

@@ -15,7 +15,7 @@ from flax_enn.training import default_config, parse_variants
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  """The recipe; `:joint` trains the base too, `:smoke` is tiny, on fake data."""
+  """The recipe; `:joint` trains the base too, `:smoke` is a tiny form."""
   variants = parse_variants(arg, known=('joint', 'smoke'))
   config = default_config()
   config.dataset.name = 'digits'

@@ -24,7 +24,9 @@ _LINEN_FIELDS = {'parent', 'name'}
 
 
 def build(
-    config: Mapping[str, Any] | ml_collections.ConfigDict, package: str, path: str
+    config: Mapping[str, Any] | ml_collections.ConfigDict,
+    package: str,
+    path: str,
 ) -> Any:
   """Builds the object that a section of a config describes.
 
@@ -89,7 +91,7 @@ def find(name: str, package: str, path: str) -> type:
     try:
       return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as e:
-      raise ValueError(f'{path} is {name!r}, which cannot be loaded: {e}') from e
+      raise ValueError(f'{path} is {name!r}; it cannot be loaded: {e}') from e
   files = _files(package)
   if name not in files:
     raise ValueError(f'{path} is {name!r}{_choices(name, sorted(files))}')
@@ -144,5 +146,7 @@ def _value(value: Any, package: str, path: str) -> Any:
       return build(value, package, path)
     return {k: _value(v, package, f'{path}.{k}') for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return tuple(_value(v, package, f'{path}[{i}]') for i, v in enumerate(value))
+    return tuple(
+        _value(v, package, f'{path}[{i}]') for i, v in enumerate(value)
+    )
   return value

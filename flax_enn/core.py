@@ -12,7 +12,7 @@ arXiv:2107.08924, section 2). Here it is a Linen module that computes
 `f(x, z)` for ONE index; `flax_enn.sampling.over_index` maps it over many.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from flax import struct
@@ -75,7 +75,13 @@ class Indexer(Protocol):
 
 @runtime_checkable
 class EpistemicNetwork(Protocol):
-  """A Linen module that computes `f(x, z)` for one index and names its law."""
+  """A Linen module that computes `f(x, z)` for one index and names its law.
+
+  `init` and `apply` are those of every `flax.linen.Module`.
+  """
+
+  init: Callable[..., Any]
+  apply: Callable[..., Any]
 
   @property
   def indexer(self) -> Indexer:

@@ -77,6 +77,10 @@ class DirichletIndexer(_Independent):
 
   alpha: Sequence[float]
 
+  def __post_init__(self):
+    # A tuple, so that the indexer hashes whatever it was given.
+    object.__setattr__(self, 'alpha', tuple(self.alpha))
+
   def draw(self, key: jax.Array) -> Index:
     return jax.random.dirichlet(key, jnp.asarray(self.alpha, jnp.float32))
 

@@ -17,13 +17,14 @@ Carry = TypeVar('Carry')
 
 
 def over_index(
-    fn: Callable[[Index], Any], indices: Index, *, out_axes: Any = 0
+    fn: Callable[[Any], Any], indices: Any, *, out_axes: Any = 0
 ) -> Any:
   """Maps `fn` over `[N, ...]` indices, sharded over the index axis of the mesh.
 
   Args:
     fn: function of one index.
-    indices: `[N, ...]` indices, from `Indexer.sample`.
+    indices: `[N, ...]` indices, from `Indexer.sample`, or a pytree of them and
+      of what goes with each.
     out_axes: as in `jax.vmap`. An entry None asks for a result that does not
       depend on the index, and makes JAX raise where it does: batch statistics
       are returned this way.
@@ -44,7 +45,7 @@ def reduce_over_index(
     reduce: Callable[[Carry, Any], Carry],
     chunk: int,
 ) -> Carry:
-  """Folds `fn` over `[N, ...]` indices, never holding more than `chunk` results.
+  """Folds `fn` over `[N, ...]` indices; only `chunk` results exist at once.
 
   For evaluation and inference. (Training maps all its indices at once: chunks
   of a gradient would repeat the base's backward pass.)

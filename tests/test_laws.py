@@ -7,6 +7,7 @@ and configs have files of their own.)
 
 import functools
 import importlib
+import math
 import pkgutil
 
 import jax
@@ -29,8 +30,18 @@ NETWORKS = [
     for info in pkgutil.iter_modules(networks.__path__)
     if not info.ispkg and info.name not in PARTS
 ]
-MESHES = [(1, 1, 1), (2, 1, 1), (4, 1, 1), (8, 1, 1)]
-MESHES += [(4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8), (1, 2, 2)]
+# data, index, fsdp. Two say most; the rest of them run in `make test-all`.
+MESHES = [
+    (4, 2, 1),
+    (2, 2, 2),
+    *(
+        pytest.param(sizes, marks=pytest.mark.slow)
+        for sizes in [
+            (2, 1, 1), (1, 2, 1), (4, 1, 1), (2, 2, 1), (1, 4, 1), (1, 2, 2),
+            (8, 1, 1), (2, 4, 1), (1, 8, 1), (1, 1, 8), (4, 1, 2), (1, 4, 2),
+        ]
+    ),
+]  # fmt: skip
 
 
 def example(name):
@@ -55,55 +66,49 @@ def an_optimizer():
   )
 
 
+@functools.cache
 class Trained:
-  """A network on a mesh, with the step that trains it."""
+  """A network at its start on a mesh, with the step that trains it."""
 
   def __init__(self, name, sizes=(1, 1, 1), wide=False):
     self.network, x = example(name)
-    devices = jax.devices()[: int(np.prod(sizes))]
+    devices = jax.devices()[: math.prod(sizes)]
     self.mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)), devices)
     noise = Bootstrap(seed=3).bind(self.network.indexer)
-    self.objectives = {
-        'data': Objective(Xent(), noise=(noise,)),
-        'size': Objective(L2Penalty(1e-3)),
-    }
     tx = an_optimizer()
     if wide:
       x = x.astype(jnp.float64)
     self.state = create_train_state(self.network, tx, 0, x, self.mesh)
     if wide:
-      self.state = jax.tree.map(
-          lambda leaf: leaf.astype(jnp.float64)
-          if jnp.issubdtype(leaf.dtype, jnp.floating)
-          else leaf,
-          self.state,
-      )
+      self.state = jax.tree.map(widened, self.state)
     self.batch = sharding.put_batch(a_batch(x), self.mesh)
     self.step = jax.jit(
         functools.partial(
             train_step,
             network=self.network,
-            objectives=self.objectives,
+            objectives={
+                'data': Objective(Xent(), noise=(noise,)),
+                'size': Objective(L2Penalty(1e-3)),
+            },
             tx=tx,
             num_indices=N,
         )
     )
 
-  def train(self, steps=1):
+  def after(self, steps=1):
+    """State and logs after some steps, as numpy arrays."""
+    state, logs = self.state, {}
     with jax.set_mesh(self.mesh):
       for _ in range(steps):
-        self.state, self.logs = self.step(self.state, self.batch)
-    return self
-
-  def numbers(self):
-    """State and logs as numpy arrays."""
-    state = self.state.replace(key=jax.random.key_data(self.state.key))
-    return jax.tree.map(np.asarray, (state, self.logs))
+        state, logs = self.step(state, self.batch)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return jax.tree.map(np.asarray, (state, logs))
 
 
-@functools.cache
-def on_one_device(name, steps=1):
-  return Trained(name).train(steps).numbers()
+def widened(leaf):
+  if jnp.issubdtype(leaf.dtype, jnp.floating):
+    return leaf.astype(jnp.float64)
+  return leaf
 
 
 def test_networks_are_found():
@@ -162,14 +167,17 @@ def test_law_index_free(name):
 def test_law_frozen(name):
   """Training leaves `frozen` as it was, bit for bit, and gives it no slot."""
   run = Trained(name)
-  before = jax.tree.map(np.asarray, run.state.collections.get('frozen', {}))
-  start = jax.tree.map(np.asarray, run.state.params)
-  run.train(3)
-  after = run.state.collections.get('frozen', {})
-  jax.tree.map(np.testing.assert_array_equal, before, after)
-  paths = jax.tree_util.tree_flatten_with_path(run.state.opt_state)[0]
-  assert not [p for p, _ in paths if 'frozen' in jax.tree_util.keystr(p)]
-  moved = jax.tree.map(lambda a, b: np.any(a != b), start, run.state.params)
+  state, _ = run.after(3)
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      state.collections.get('frozen', {}),
+      run.state.collections.get('frozen', {}),
+  )
+  slots = jax.tree_util.tree_leaves_with_path(state.opt_state)
+  assert not [p for p, _ in slots if 'frozen' in jax.tree_util.keystr(p)]
+  moved = jax.tree.map(
+      lambda a, b: np.any(a != b), state.params, run.state.params
+  )
   assert all(jax.tree.leaves(moved)), 'a trained parameter did not move'
 
 
@@ -185,39 +193,38 @@ def test_law_joint(name):
   np.testing.assert_allclose(permuted, straight[order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('sizes', MESHES[1:], ids=str)
+@pytest.mark.parametrize('sizes', MESHES, ids=str)
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_devices(name, sizes):
   """One step is the same on any mesh, to rounding in float32."""
-  found = Trained(name, sizes).train().numbers()
   jax.tree.map(
       functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-      found,
-      on_one_device(name),
+      Trained(name, sizes).after(1),
+      Trained(name).after(1),
   )
 
 
-@pytest.mark.parametrize('sizes', [(4, 2, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize('sizes', MESHES, ids=str)
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_devices_over_many_steps(name, sizes):
   """Twenty steps in float64: rounding cannot hide a difference."""
   with jax.enable_x64(True):
-    one = Trained(name, wide=True).train(20).numbers()
-    many = Trained(name, sizes, wide=True).train(20).numbers()
-  jax.tree.map(
-      functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
-      many,
-      one,
-  )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
+        Trained(name, sizes, wide=True).after(20),
+        Trained(name, wide=True).after(20),
+    )
 
 
-@pytest.mark.parametrize('sizes', MESHES[1:], ids=str)
+@pytest.mark.parametrize('sizes', MESHES, ids=str)
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_priors(name, sizes):
   """What is drawn at the start does not depend on the mesh, bit for bit."""
-  one = Trained(name).state.variables
-  many = Trained(name, sizes).state.variables
-  jax.tree.map(np.testing.assert_array_equal, many, one)
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      Trained(name, sizes).state.variables,
+      Trained(name).state.variables,
+  )
 
 
 @pytest.mark.parametrize('name', NETWORKS)

@@ -173,9 +173,10 @@ class Evaluator:
 
   def _zeros(self, shape: tuple[int, ...]) -> Moments:
     """The moments of no index, for predictions of shape [B, C]."""
+    batch_size, outputs = shape
     if self._classifies:
-      return metrics.ClassificationMoments.zeros(*shape, self.tau)
-    return metrics.RegressionMoments.zeros(*shape, self.tau)
+      return metrics.ClassificationMoments.zeros(batch_size, outputs, self.tau)
+    return metrics.RegressionMoments.zeros(batch_size, outputs, self.tau)
 
   def _fold(
       self, moments: Moments, preds: jax.Array, batch: Batch
@@ -189,19 +190,23 @@ class Evaluator:
     totals = jax.device_get(totals)
     examples = totals.examples
     real = examples.disagreement > -np.inf
+    with np.errstate(invalid='ignore'):  # The average of nothing is NaN.
+      computed = {k: v.compute() for k, v in totals.metrics.items()}
     return Results(
         metrics={
-            who: {k: float(v) for k, v in collection.compute().items()}
-            for who, collection in totals.metrics.items()
+            who: {name: float(value) for name, value in values.items()}
+            for who, values in computed.items()
         },
         task=self.dataset.task,
         tau=self.tau,
         calibration={
-            who: dataclasses.asdict(collection.ece)
+            who: {k: np.asarray(v) for k, v in vars(ece).items()}
             for who, collection in totals.metrics.items()
-            if self._classifies
+            if isinstance(ece := getattr(collection, 'ece', None), metrics.ECE)
         },
-        disagreement=totals.disagreement,
+        disagreement=np.asarray(totals.disagreement)
+        if self._classifies
+        else None,
         examples=jax.tree.map(
             lambda leaf: leaf[real],
             {**examples.values, 'disagreement': examples.disagreement},

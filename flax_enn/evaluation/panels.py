@@ -42,7 +42,8 @@ def reliability(
     ax.plot(x, y, color=color, lw=1, alpha=0.4)
     # The area of a dot is the share of examples behind it.
     ax.scatter(x, y, 10 + 180 * share[seen], color=color, zorder=3)
-    ax.plot([], [], 'o', color=color, label=f'{who}, ECE {metrics[who]["ece"]:.3f}')
+    label = f'{who}, ECE {metrics[who]["ece"]:.3f}'
+    ax.plot([], [], 'o', color=color, label=label)
     width = 1 / len(count) / len(calibration)
     left = np.arange(len(count)) / len(count) + i * width
     shares.bar(left, share, 0.9 * width, align='edge', color=color, log=True)
@@ -116,7 +117,7 @@ def disagreement(ax: Axes, histogram: np.ndarray, classes: int) -> None:
   ax.set(
       title='Where the indices disagree',
       xlabel='mutual information of label and index (nats)',
-      ylabel='test examples',
+      ylabel='examples',
       yscale='log',
       ylim=(0.7, None),
       xlim=(0, highest),

@@ -8,7 +8,8 @@ from etils import epath
 import jax
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 import numpy as np
 
 from flax_enn.data import Dataset
@@ -54,8 +55,8 @@ def draw(
       f(x, z)) that some indices give; from `Evaluator.predict`.
   """
   with matplotlib.rc_context(_STYLE):
-    figure = Figure(dpi=120, layout='constrained', facecolor='white')
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.04)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
+    figure = Figure(dpi=120, layout=layout, facecolor='white')
     FigureCanvasAgg(figure)
     if results.task == 'regression':
       _regression(figure, results, dataset, predict)
@@ -73,11 +74,11 @@ def _classification(
   shape = dataset.shape
   if len(shape) == 3 and shape[-1] in (1, 3):
     figure.set_size_inches(13, 9)
-    top, bottom = figure.subfigures(2, height_ratios=(1, 1.1))
+    top, bottom = _halves(figure)
     _images(bottom, results, predict)
   elif shape == (2,):
     figure.set_size_inches(13, 9)
-    top, bottom = figure.subfigures(2)
+    top, bottom = _halves(figure)
     _plane(bottom, dataset, predict)
   else:
     figure.set_size_inches(13, 4.3)
@@ -88,16 +89,22 @@ def _classification(
   panels.reliability(upper, lower, results.calibration, results.metrics)
   middle, right = (top.add_subplot(grid[:, i]) for i in (1, 2))
   panels.log_losses(middle, results.metrics, results.tau)
-  panels.disagreement(right, results.disagreement, dataset.classes)
+  if results.disagreement is not None:
+    panels.disagreement(right, results.disagreement, dataset.classes)
 
 
-def _images(figure: Any, results: Results, predict: Predict) -> None:
+def _halves(figure: Figure) -> tuple[SubFigure, SubFigure]:
+  halves = figure.subfigures(2, squeeze=False, height_ratios=(1, 1.1))
+  return halves[0, 0], halves[1, 0]
+
+
+def _images(figure: SubFigure, results: Results, predict: Predict) -> None:
   """The examples that the indices disagree on most, with their votes."""
   examples = results.examples
   shown = min(len(examples['y']), 2 * _COLUMNS)
   said = predict(examples['x'][:shown])
   figure.suptitle(
-      'Test images on which the indices disagree most. Bar: the classes that'
+      'Images on which the indices disagree most. Bar: the classes that'
       f' {len(said)} indices choose, the label’s own in green.',
       x=0.01, ha='left', fontweight='bold', fontsize=11,
   )
@@ -119,7 +126,7 @@ def _images(figure: Any, results: Results, predict: Predict) -> None:
     panels.votes(bar, said[:, i], label)
 
 
-def _plane(figure: Any, dataset: Dataset, predict: Predict) -> None:
+def _plane(figure: SubFigure, dataset: Dataset, predict: Predict) -> None:
   """Maps of the mean prediction and of the disagreement over two inputs."""
   x, y = _examples(dataset, 'train')
   low, high = _range(x, 0.35)

@@ -47,8 +47,8 @@ class Totals(struct.PyTreeNode):
   Attributes:
     metrics: a `clu` collection for `enn`, and for `base` where there is one.
     disagreement: `[2, BINS]` number of examples over disagreement: those
-      classified rightly, and those not. Bin i begins at (i / BINS)^3 log C: most
-      examples disagree little. None in regression.
+      classified rightly, and those not. Bin i begins at (i / BINS)^3 log C,
+      since it is little for most. None in regression.
     examples: see `Examples`.
   """
 

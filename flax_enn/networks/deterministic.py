@@ -4,7 +4,6 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from flax_enn import sharding
 from flax_enn.core import Index, Output

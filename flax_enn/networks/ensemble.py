@@ -65,7 +65,7 @@ class Ensemble(nn.Module):
 
 
 def _choose(basis: jax.Array, index: Index) -> jax.Array:
-  """Contracts `[B, C, K]` with `[K]`; a member of weight 0 cannot spread NaN."""
+  """Contracts `[B, C, K]` with `[K]`; unchosen members cannot spread NaN."""
   return jnp.where(index != 0, basis, 0) @ index
 
 

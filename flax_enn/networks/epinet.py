@@ -16,7 +16,12 @@ from flax_enn.core import Index, Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import Dtype, ProjectedMLP, at_least_float32, check_index
+from flax_enn.networks.layers import (
+  Dtype,
+  ProjectedMLP,
+  at_least_float32,
+  check_index,
+)
 from flax_enn.networks.priors.mlp_prior import MLPPrior
 
 
@@ -60,7 +65,7 @@ class Epinet(nn.Module):
 
   @nn.compact
   def __call__(self, x: Any, index: Index, *, train: bool = False) -> Output:
-    """Computes `[B, C]` at one index `[D]`; `extra['base']` is the base's own."""
+    """Computes `[B, C]` at one index `[D]`; the base's own are in `extra`."""
     check_index(index, (self.index_dim,), 'Epinet (index_dim)')
     # The base is the same for all indices: spread over every device, its
     # features and logits then gathered to where the index-dependent work is.
@@ -70,16 +75,20 @@ class Epinet(nn.Module):
     logits, phi = sharding.constrain((logits, phi), 'batch')
     logits = at_least_float32(logits)
 
-    head = ProjectedMLP(self.hiddens, self.classes, dtype=self.dtype, name='head')
+    head = self._head(self.hiddens, name='head')
     out = self.base_scale * logits + head(phi, index)
     return Output(out, self._prior(x, phi, index), {'base': logits})
+
+  def _head(self, hiddens: Sequence[int], **options: Any) -> ProjectedMLP:
+    return ProjectedMLP(hiddens, self.classes, dtype=self.dtype, **options)
 
   def _prior(self, x: Any, phi: jax.Array, index: Index) -> jax.Array | None:
     """The sum of all priors `[B, C]`, or None where there is none."""
     terms = []
     if self.prior_scale:
-      hiddens = self.hiddens if self.prior_hiddens is None else self.prior_hiddens
-      net = ProjectedMLP(hiddens, self.classes, dtype=self.dtype, parent=None)
+      hiddens = self.prior_hiddens
+      hiddens = self.hiddens if hiddens is None else hiddens
+      net = self._head(hiddens, parent=None)
       prior = Frozen(net, name='prior')(phi, index)
       terms.append(self.prior_scale * prior)
     for name, net in sorted((self.priors or {}).items()):

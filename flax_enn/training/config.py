@@ -83,7 +83,7 @@ def parse_variants(arg: str, known: Sequence[str]) -> set[str]:
     ValueError: a name that the config does not know.
   """
   variants = {name for name in arg.split(',') if name}
-  check_names(variants, known, 'the part of --config after the colon', 'this config')
+  check_names(variants, known, '--config=…:', 'this config file')
   return variants
 
 
@@ -98,7 +98,6 @@ _POSITIVE = (
     'checkpoint.keep',
 )
 _NOT_NEGATIVE = ('seed', 'eval.every', 'checkpoint.every')
-_SECTIONS = ('mesh', 'eval', 'checkpoint')
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -108,17 +107,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: what was found, what was expected, and the field to change.
   """
   defaults = default_config()
-  check_names(config, defaults, 'config', 'a config')
-  for section in _SECTIONS:
-    check_names(
-        config[section], defaults[section], f'config.{section}', 'this section'
-    )
-  lacking = sorted(set(defaults) - set(config))
-  if lacking:
-    raise ValueError(
-        f'config lacks the fields {lacking}; start it from'
-        ' flax_enn.training.default_config()'
-    )
+  _check_fields(config, defaults, 'config')
+  for section in ('mesh', 'eval', 'checkpoint'):
+    _check_fields(config[section], defaults[section], f'config.{section}')
   for field in _POSITIVE:
     _check_integer(config, field, 1)
   for field in _NOT_NEGATIVE:
@@ -127,6 +118,18 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         'config.objectives is empty; it needs at least one named objective, for'
         " example dict(data=dict(loss=dict(name='xent')))"
+    )
+
+
+def _check_fields(
+    found: Mapping[str, Any], defaults: Mapping[str, Any], path: str
+) -> None:
+  check_names(found, defaults, path, 'this section')
+  lacking = sorted(set(defaults) - set(found))
+  if lacking:
+    raise ValueError(
+        f'{path} lacks the fields {lacking}; start from'
+        ' flax_enn.training.default_config() and change what differs'
     )
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -14,7 +15,7 @@ import jax
 import ml_collections
 
 from flax_enn import data, sharding
-from flax_enn.checkpoints import Checkpoints, check_init, warm_start
+from flax_enn.checkpoints import Checkpoints, check_init, reading, warm_start
 from flax_enn.evaluation import Evaluator, Results, table, write_results
 from flax_enn.training import config as config_lib
 from flax_enn.training import writers
@@ -48,6 +49,7 @@ def train_and_evaluate(
   workdir = epath.Path(workdir)
   plan = Plan.from_config(config)
   config_lib.check_workdir(config, workdir)
+  _check_start(plan, workdir)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(plan.mesh))
     writer = stack.enter_context(writers.opened(workdir))
@@ -62,25 +64,36 @@ def train_and_evaluate(
     hooks = writers.create_hooks(workdir, writer, config.num_steps, profile_at)
     state, results = _train(plan, state, checkpoints, judge, writer, hooks)
     judge.report(state, results, workdir)
-    return write_results(workdir, config.num_steps, judge.split, results)
+    return write_results(workdir, config.num_steps, plan.split, results)
+
+
+def _check_start(plan: Plan, workdir: epath.Path) -> None:
+  """Checks what the run starts from: its own checkpoints, or another run's.
+
+  Raises:
+    ValueError: the checkpoints are beyond the end of the run, or `config.init`
+      does not fit.
+  """
+  steps = reading.steps(workdir)
+  if not steps:
+    check_init(plan.config.init, workdir, plan.abstract_state())
+  elif steps[-1] > plan.config.num_steps:
+    raise ValueError(
+        f'config.num_steps is {plan.config.num_steps}, but {workdir} has done'
+        f' {steps[-1]} steps; set config.num_steps to that or more'
+    )
 
 
 def _first_state(
     plan: Plan, checkpoints: Checkpoints, workdir: epath.Path
 ) -> TrainState:
   """The latest checkpoint, or a new state, warm-started where asked for."""
-  config, abstract = plan.config, plan.abstract_state()
-  restored = checkpoints.restore_latest(abstract)
+  config = plan.config
+  restored = checkpoints.restore_latest(plan.abstract_state())
   if restored is not None:
     state, step = restored
-    if step > config.num_steps:
-      raise ValueError(
-          f'config.num_steps is {config.num_steps}, but the run in {workdir} has'
-          f' done {step} steps; set config.num_steps to that or more'
-      )
     logging.info('Going on from step %d of %s', step, workdir)
     return state
-  check_init(config.init, workdir, abstract)
   state = create_train_state(
       plan.network, plan.tx, config.seed, plan.example, plan.mesh
   )
@@ -112,13 +125,7 @@ def _train(
   )
   start = int(state.step)
   batches = data.prefetch(
-      data.train_batches(
-          plan.dataset,
-          batch_size=config.batch_size,
-          seed=config.seed,
-          start=start,
-          **plan.loader,
-      ),
+      plan.train_batches(start),
       functools.partial(sharding.put_batch, mesh=plan.mesh),
   )
   results, waiting = None, collections.deque()
@@ -135,15 +142,16 @@ def _train(
       )
     for hook in hooks:
       hook(step)
-    judged = last or _due(step, config.eval.every)
-    if judged:
+    metrics = None
+    if last or _due(step, config.eval.every):
       results = judge(state, step)
-    if judged or _due(step, config.checkpoint.every):
+      metrics = results.metrics['enn']
+    if metrics or _due(step, config.checkpoint.every):
       _check_finite(state, checkpoints)
       checkpoints.save(
           state,
           step,
-          metrics=results.metrics['enn'] if judged else None,
+          metrics=metrics,
           meta={'config': json.loads(config.to_json())},
       )
   return state, results or judge(state, config.num_steps)
@@ -170,55 +178,57 @@ def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
       f' {checkpoints.directory}'
   )
   raise FloatingPointError(
-      f'the loss or its gradient was not finite at step {bad}; {kept}. Lower'
-      ' config.optimizer.learning_rate, or set config.optimizer.clip_norm'
+      f'the loss, its gradient or the update was not finite in step {bad};'
+      f' {kept}. Lower config.optimizer.learning_rate, or set'
+      ' config.optimizer.clip_norm'
   )
 
 
+@dataclasses.dataclass
 class Judge:
-  """Evaluates the states of a run on the split it is judged by."""
+  """Evaluates the states of a run on the split it is judged by.
 
-  def __init__(self, plan: Plan, writer: Any):
-    self._plan = plan
-    self._writer = writer
-    config = plan.config
-    # Tuning is judged on a part of the training split, never on the test split.
-    self.split = 'validation' if config.dataset.get('holdout') else 'test'
+  Attributes:
+    plan: of the run.
+    writer: of its metrics.
+  """
+
+  plan: Plan
+  writer: Any
+
+  def __post_init__(self):
+    config = self.plan.config
     self._key = run_keys(config.seed)['evaluation']
     self._evaluator = Evaluator(
-        network=plan.network,
-        dataset=plan.dataset,
+        network=self.plan.network,
+        dataset=self.plan.dataset,
         num_indices=config.eval.num_indices,
         tau=config.eval.tau,
         chunk=config.eval.chunk,
-        mesh=plan.mesh,
+        mesh=self.plan.mesh,
     )
 
   def __call__(self, state: TrainState, step: int) -> Results:
     """Evaluates, writes the metrics and logs them as a table."""
-    plan = self._plan
-    batch_size = plan.config.batch_size
-    batches = data.eval_batches(
-        plan.dataset, self.split, batch_size=batch_size, **plan.loader
-    )
-    size = len(plan.dataset.source(self.split))
+    plan = self.plan
+    size = len(plan.dataset.source(plan.split))
     results = self._evaluator(
         state.variables,
-        batches,
+        plan.eval_batches(),
         self._key,
-        num_batches=math.ceil(size / batch_size),
+        num_batches=math.ceil(size / plan.config.batch_size),
     )
-    self._writer.write_scalars(
+    self.writer.write_scalars(
         step,
         {
-            f'{self.split}_{who}/{name}': value
+            f'{plan.split}_{who}/{name}': value
             for who, values in results.metrics.items()
             for name, value in values.items()
         },
     )
     logging.info(
         'Step %d, %s split, %d indices:\n%s',
-        *(step, self.split, plan.config.eval.num_indices, table(results)),
+        *(step, plan.split, plan.config.eval.num_indices, table(results)),
     )
     return results
 
@@ -231,4 +241,4 @@ class Judge:
     predict = functools.partial(
         self._evaluator.predict, state.variables, key=self._key
     )
-    draw(workdir, results, self._plan.dataset, predict)
+    draw(workdir, results, self.plan.dataset, predict)

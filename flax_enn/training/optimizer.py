@@ -1,6 +1,7 @@
 """Optimizers and schedules from `config.optimizer`, all of them optax's."""
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import jax
@@ -11,17 +12,8 @@ from flax_enn import build
 # What decays: kernels and embeddings. Biases and norms go by other names.
 _DECAYED = ('kernel', 'embedding')
 
-_FIELDS = (
-    'name',
-    'learning_rate',
-    'schedule',
-    'weight_decay',
-    'clip_norm',
-    'momentum',
-    'b1',
-    'b2',
-)
-_NAMES = ('sgd', 'adamw', 'lamb')
+_COMMON = ('name', 'learning_rate', 'schedule', 'weight_decay', 'clip_norm')
+_OWN = {'sgd': ('momentum',), 'adamw': ('b1', 'b2'), 'lamb': ('b1', 'b2')}
 
 
 def create_schedule(
@@ -40,7 +32,12 @@ def create_schedule(
   build.check_names(
       schedule, ('warmup_steps',), 'config.optimizer.schedule', 'the schedule'
   )
-  peak, warmup = config['learning_rate'], schedule.get('warmup_steps', 0)
+  peak, warmup = config.get('learning_rate'), schedule.get('warmup_steps', 0)
+  if not isinstance(peak, (int, float)) or not 0 <= peak < math.inf:
+    raise ValueError(
+        f'config.optimizer.learning_rate is {peak!r}; expected a finite number'
+        ' of at least 0'
+    )
   if not 0 <= warmup < num_steps:
     raise ValueError(
         f'config.optimizer.schedule.warmup_steps is {warmup}; expected at least'
@@ -74,26 +71,28 @@ def create_optimizer(
     A transformation whose weight decay leaves biases and norms alone. (It never
     sees the collection `frozen`.)
   """
-  build.check_names(config, _FIELDS, 'config.optimizer', 'the optimizer')
+  name = config.get('name')
+  if name not in _OWN:
+    raise ValueError(
+        f'config.optimizer.name is {name!r}; known: {", ".join(_OWN)}'
+    )
+  fields = (*_COMMON, *_OWN[name])
+  build.check_names(config, fields, 'config.optimizer', f'optimizer {name}')
   rate = create_schedule(config, num_steps)
   decay = config.get('weight_decay', 0.0)
   moments = {k: config[k] for k in ('b1', 'b2') if k in config}
-  match config['name']:
-    case 'sgd':
-      tx = optax.chain(
-          optax.add_decayed_weights(decay, _decay_mask),
-          optax.sgd(rate, config.get('momentum', 0.9), nesterov=True),
-      )
-    case 'adamw':
-      tx = optax.adamw(rate, weight_decay=decay, mask=_decay_mask, **moments)
-    case 'lamb':
-      tx = optax.lamb(rate, weight_decay=decay, mask=_decay_mask, **moments)
-    case name:
-      raise ValueError(
-          f'config.optimizer.name is {name!r}; known: {", ".join(_NAMES)}'
-      )
+  if name == 'sgd':
+    tx = optax.chain(
+        optax.add_decayed_weights(decay, _decay_mask),
+        optax.sgd(rate, config.get('momentum', 0.9), nesterov=True),
+    )
+  else:
+    create = {'adamw': optax.adamw, 'lamb': optax.lamb}[name]
+    tx = create(rate, weight_decay=decay, mask=_decay_mask, **moments)
   clip_norm = config.get('clip_norm')
-  return optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx
+  if not clip_norm:
+    return tx
+  return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
 
 def _decay_mask(params: Any) -> Any:

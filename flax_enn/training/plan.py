@@ -1,20 +1,20 @@
 """A config made into objects, and checked against them before any compile."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any
 import zlib
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 import optax
 
-from flax_enn import build, sharding
+from flax_enn import build, data, sharding
 from flax_enn.core import Batch, EpistemicNetwork
-from flax_enn.data import Dataset
 from flax_enn.losses import Objective
 from flax_enn.training import config as config_lib
 from flax_enn.training import optimizer
@@ -41,7 +41,7 @@ class Plan:
 
   config: ml_collections.ConfigDict
   mesh: Mesh
-  dataset: Dataset
+  dataset: data.Dataset
   network: EpistemicNetwork
   objectives: Mapping[str, Objective]
   schedule: optax.Schedule
@@ -73,8 +73,8 @@ class Plan:
     network = build.build(config.network, 'flax_enn.networks', 'config.network')
     if not isinstance(network, EpistemicNetwork):
       raise ValueError(
-          f'config.network.name is {config.network.name!r}, which has no indexer:'
-          ' a base or a prior is not an epistemic network. Wrap it, for example'
+          f'config.network.name is {config.network.name!r}, which has no'
+          ' indexer: a base or a prior is no epistemic network. Wrap it, as'
           " in dict(name='deterministic', base=…)"
       )
     plan = cls(
@@ -86,26 +86,46 @@ class Plan:
             name: _objective(config, name).bind(network.indexer)
             for name in config.objectives
         },
-        schedule=optimizer.create_schedule(config.optimizer, config.num_steps),
         tx=optimizer.create_optimizer(config.optimizer, config.num_steps),
+        schedule=optimizer.create_schedule(config.optimizer, config.num_steps),
     )
+    # Finds out what is wrong with the data, before a network is fitted to it.
+    plan.train_batches()
+    plan.eval_batches()
     plan.check_shapes()
     return plan
 
   @property
-  def loader(self) -> dict[str, int]:
+  def split(self) -> str:
+    """What the run is judged by."""
+    # Tuning is judged on a part of the training split, never on the test split.
+    return 'validation' if self.config.dataset.get('holdout') else 'test'
+
+  def train_batches(self, start: int = 0) -> Iterator[Batch]:
+    """This host's share of the training batches after the first `start`."""
+    return data.train_batches(
+        self.dataset, seed=self.config.seed, start=start, **self._loader
+    )
+
+  def eval_batches(self) -> Iterator[Batch]:
+    """This host's share of the split that the run is judged by."""
+    return data.eval_batches(self.dataset, self.split, **self._loader)
+
+  @property
+  def _loader(self) -> dict[str, int]:
     """What the loader takes beside the data set, on this host."""
     fields = self.config.dataset
     return {
         **{k: fields[k] for k in LOADER_FIELDS if k in fields},
+        'batch_size': self.config.batch_size,
         'host': jax.process_index(),
         'hosts': jax.process_count(),
     }
 
   @property
-  def example(self) -> jax.Array:
+  def example(self) -> np.ndarray:
     """`[1, ...]` inputs of the data set's shape, to initialise with."""
-    return jnp.zeros((1, *self.dataset.shape))
+    return np.zeros((1, *self.dataset.shape), np.float32)
 
   def abstract_state(self) -> TrainState:
     """The state's shapes, dtypes and shardings."""
@@ -128,35 +148,47 @@ class Plan:
       ValueError: the network's outputs are not the data set's classes, or any
         part does not fit another.
     """
-    size, data = self.config.batch_size, self.dataset
+    size, dataset = self.config.batch_size, self.dataset
     of = jax.ShapeDtypeStruct
     labels = (
         of((size,), jnp.int32)
-        if data.task == 'classification'
-        else of((size, data.classes), jnp.float32)
+        if dataset.task == 'classification'
+        else of((size, dataset.classes), jnp.float32)
     )
     batch = Batch(
-        x=of((size, *data.shape), jnp.float32),
+        x=of((size, *dataset.shape), jnp.float32),
         y=labels,
         weight=of((size,), jnp.float32),
         id=of((size,), jnp.int32),
         mask=of((size,), jnp.float32),
     )
 
-    def run(batch):
+    def predict(batch):
       state = init_state(self.network, self.tx, 0, self.example)
       index = self.network.indexer.sample(state.key, 1)[0]
-      output = self.network.apply(state.variables, batch.x, index)
-      return output.preds, self.train_step()(state, batch)
+      return self.network.apply(state.variables, batch.x, index).preds
 
-    preds, _ = jax.eval_shape(run, batch)
-    if preds.shape != (size, data.classes):
+    def step(batch):
+      state = init_state(self.network, self.tx, 0, self.example)
+      return self.train_step()(state, batch)
+
+    try:
+      preds = jax.eval_shape(predict, batch)
+    except Exception as e:  # jax, flax and networks each have their own
+      raise ValueError(
+          f'config.network cannot take inputs {list(dataset.shape)} of the data'
+          f' set {self.config.dataset.name!r}, or its parts do not fit each'
+          f' other: {e}'
+      ) from e
+    if preds.shape != (size, dataset.classes):
       raise ValueError(
           f'the network {self.config.network.name!r} gives outputs'
-          f' {preds.shape[1:]} for each example, but the data set'
-          f' {self.config.dataset.name!r} has {data.classes} classes; set'
-          f' config.network.classes (and its base or member) to {data.classes}'
+          f' {list(preds.shape[1:])} for each example, but the data set'
+          f' {self.config.dataset.name!r} has {dataset.classes} classes; set'
+          ' `classes` in config.network (and in its base or member) to'
+          f' {dataset.classes}'
       )
+    jax.eval_shape(step, batch)
 
 
 def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
@@ -169,8 +201,15 @@ def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   if config.batch_size % devices:
     raise ValueError(
         f'batch_size {config.batch_size} is not divisible by the {devices}'
-        f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to a'
-        f' multiple of {devices}'
+        f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to'
+        f' a multiple of {devices}'
+    )
+  hosts = jax.process_count()
+  if config.batch_size % (2 * hosts):
+    raise ValueError(
+        f'batch_size {config.batch_size} is not divisible by 2 for each of'
+        f' {hosts} hosts, which splits a dyadic pair; set config.batch_size to'
+        f' a multiple of {2 * hosts}'
     )
   split = {
       'num_indices': config.num_indices,
@@ -194,7 +233,9 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
   fields = [f.name for f in dataclasses.fields(Objective)]
   build.check_names(section, fields, path, 'an objective')
   if 'loss' not in section:
-    raise ValueError(f"{path} has no loss; add for example loss=dict(name='xent')")
+    raise ValueError(
+        f"{path} has no loss; add for example loss=dict(name='xent')"
+    )
 
   def built(field: str, value: Any) -> Any:
     return build.build(value, 'flax_enn.losses', f'{path}.{field}')

@@ -5,8 +5,8 @@ from typing import Any
 from flax import linen as nn
 from flax import struct
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import optax
 
 from flax_enn import sharding
@@ -19,8 +19,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: `[]` int32, number of steps done.
     key: typed PRNG key `[]`; step s draws from `fold_in(key, s)` alone.
-    nonfinite: `[]` int32, the first step whose loss or gradient was not
-      finite, or -1.
+    nonfinite: `[]` int32, the first step (they count from 1) whose loss,
+      gradient or update was not finite, or -1.
     params: what the optimizer changes.
     collections: all other variables: `frozen`, `batch_stats`, …
     opt_state: of the optimizer, over `params` only.

@@ -64,11 +64,12 @@ def train_step(
   )
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
-  finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  first = (state.nonfinite < 0) & ~finite
+  scales = jnp.stack([value, norm, optax.tree.norm(updates)])
+  first = (state.nonfinite < 0) & ~jnp.isfinite(scales).all()
+  step = state.step + 1
   new_state = state.replace(
-      step=state.step + 1,
-      nonfinite=jnp.where(first, state.step, state.nonfinite),
+      step=step,
+      nonfinite=jnp.where(first, step, state.nonfinite),
       params=optax.apply_updates(state.params, updates),
       collections={**state.collections, **updated},
       opt_state=opt_state,

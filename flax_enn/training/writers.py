@@ -1,6 +1,6 @@
 """CLU's metric writers and periodic actions, which import TensorFlow."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import contextlib
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 
 
 @contextlib.contextmanager
-def opened(workdir: epath.Path) -> Iterator[Any]:
+def opened(workdir: epath.Path) -> Generator[Any]:
   """A CLU writer: log lines on every host, TensorBoard files from the first.
 
   Raises:
@@ -43,7 +43,7 @@ def create_hooks(
   """
   from clu import periodic_actions
 
-  hooks = [
+  hooks: list[Any] = [
       periodic_actions.ReportProgress(
           num_train_steps=num_steps, writer=writer, every_secs=10
       )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
 from flax_enn.networks.layers import Dtype, fan_in_init
 

@@ -1,0 +1,264 @@
+"""Meshes, and which leaf lies where on them."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flax_enn import sharding
+from flax_enn.core import Batch
+from flax_enn.losses import Objective, Xent
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.ensemble import Ensemble
+from flax_enn.networks.epinet import Epinet
+from flax_enn.networks.layers import fan_in_init
+from flax_enn.training.state import abstract_state, create_train_state
+from flax_enn.training.step import train_step
+
+
+def mesh_of(data=1, index=1, fsdp=1):
+  return sharding.create_mesh({'data': data, 'index': index, 'fsdp': fsdp})
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'expected'),
+    [
+        ({'data': 8, 'index': 1, 'fsdp': 1}, (8, 1, 1)),
+        ({'data': 2, 'index': 2, 'fsdp': 2}, (2, 2, 2)),
+        ({'data': -1, 'index': 1, 'fsdp': 1}, (8, 1, 1)),
+        ({'data': 2, 'index': -1, 'fsdp': 2}, (2, 2, 2)),
+        ({'data': 1, 'index': 1, 'fsdp': -1}, (1, 1, 8)),
+        ({'data': 8, 'index': -1, 'fsdp': 1}, (8, 1, 1)),
+        ({'data': -1, 'index': 4}, (2, 4, 1)),
+        ({'data': 8}, (8, 1, 1)),
+    ],
+    ids=str,
+)
+def test_mesh_has_its_sizes(sizes, expected):
+  mesh = sharding.create_mesh(sizes)
+  assert tuple(mesh.shape.items()) == tuple(
+      zip(('data', 'index', 'fsdp'), expected)
+  )
+  assert set(mesh.devices.flat) == set(jax.devices())
+
+
+def test_mesh_of_some_devices():
+  mesh = sharding.create_mesh({'data': -1, 'index': 2}, jax.devices()[:4])
+  assert mesh.devices.shape == (2, 2, 1)
+  assert set(mesh.devices.flat) == set(jax.devices()[:4])
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        ({'data': 8, 'model': 1}, r'config\.mesh has no axis.*model'),
+        ({'data': 3}, r'config\.mesh .*does not multiply to the 8 devices'),
+        ({'data': 4, 'index': 4}, r'does not multiply .*config\.mesh\.data=-1'),
+        ({'data': 4}, 'does not multiply to the 8 devices'),
+        ({'data': -1, 'index': 3}, 'does not multiply to the 8 devices'),
+        ({'data': -1, 'index': -1}, 'at most one is -1'),
+        ({'data': 0, 'index': -1}, 'sizes are positive'),
+        ({'data': -2, 'index': 1}, 'sizes are positive'),
+    ],
+    ids=str,
+)
+def test_mesh_of_bad_sizes_says_what_to_change(sizes, message):
+  with pytest.raises(ValueError, match=message):
+    sharding.create_mesh(sizes)
+
+
+def test_constrain_does_nothing_outside_a_mesh():
+  x = {'a': jnp.ones((3, 2)), 'b': jnp.ones(5)}  # divided by no mesh
+  assert sharding.constrain(x, 'batch') is x
+  jaxpr = jax.make_jaxpr(lambda x: sharding.constrain(x, 'base_batch'))(x)
+  assert not jaxpr.eqns
+
+
+@pytest.mark.parametrize(
+    ('name', 'rows'), [('batch', 16 // 4), ('base_batch', 16 // 8), (None, 16)]
+)
+def test_constrain_lays_every_leaf_out(name, rows):
+  x = {'a': jnp.ones((16, 2)), 'b': jnp.ones((16, 3, 3))}
+  with jax.set_mesh(mesh_of(2, 2, 2)):
+    placed = jax.jit(lambda x: sharding.constrain(x, name))(x)
+  for leaf in jax.tree.leaves(placed):
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    assert shard == (rows, *leaf.shape[1:])
+
+
+WIDE = nn.with_logical_partitioning(fan_in_init, (None, 'wide'))
+
+
+class Wide(nn.Module):
+  """A base with boxed kernels: `even` divides by two and four, `odd` by none.
+
+  Attributes:
+    classes: number of outputs C.
+  """
+
+  classes: int = 3
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    h = nn.Dense(8, kernel_init=WIDE, name='even')(x)
+    h = nn.BatchNorm(use_running_average=not train, name='norm')(h)
+    h = nn.Dense(7, kernel_init=WIDE, name='odd')(h)
+    logits = nn.Dense(self.classes, name='out')(h)
+    return logits, {'hidden': h}
+
+
+def shards(network, mesh, tx):
+  """Path of each leaf of the state -> its shape on one device, and in all."""
+  x = jnp.ones((1, 4))
+  state = abstract_state(network, tx, x, mesh)
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='/'): (
+          leaf.sharding.shard_shape(leaf.shape),
+          leaf.shape,
+      )
+      for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
+
+
+def epinet(frozen_base=False, **fields):
+  del frozen_base
+  return Epinet(Wide(), 3, ('hidden',), index_dim=2, hiddens=(5,), **fields)
+
+
+def test_wide_kernels_lie_on_fsdp_and_the_rest_is_whole():
+  found = shards(epinet(), mesh_of(2, 1, 4), optax.adam(1.0))
+  even = {path for path in found if 'even/kernel' in path}
+  # The parameter and both of its moments.
+  assert len(even) == 3
+  for path, (shard, whole) in found.items():
+    assert shard == ((4, 2) if path in even else whole), path
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+  found = shards(epinet(), mesh_of(2, 2, 2), optax.adam(1.0))
+  assert found['params/base/even/kernel'] == ((4, 4), (4, 8))
+  assert found['params/base/odd/kernel'] == ((8, 7), (8, 7))
+
+
+@pytest.mark.parametrize('size', [8, 4])
+def test_trained_members_lie_on_the_index_axis(size):
+  """Boxed or not, parameters, statistics and moments; frozen ones are whole."""
+  network = Ensemble(Wide(), size=size, prior=Wide())
+  found = shards(network, mesh_of(2, 4, 1), optax.adam(1.0))
+  kinds = {'params/member', 'batch_stats/member', 'mu/member', 'nu/member'}
+  for path, (shard, whole) in found.items():
+    if any(kind in path for kind in kinds):
+      assert whole[0] == size, path
+      assert shard == (size // 4, *whole[1:]), path
+      kinds -= {kind for kind in kinds if kind in path}
+      continue
+    assert shard == whole, path
+    if 'frozen' in path:
+      assert whole[0] == size, path
+  assert not kinds or len(kinds) < 4
+  assert any('frozen' in path for path in found)
+
+
+def test_a_wide_member_is_split_twice():
+  network = Ensemble(Wide(), size=4, prior=Wide())
+  found = shards(network, mesh_of(2, 2, 2), optax.adam(1.0))
+  assert found['params/member/even/kernel'] == ((2, 4, 4), (4, 4, 8))
+  frozen = [p for p in found if 'frozen' in p and 'even/kernel' in p]
+  assert len(frozen) == 1
+  # Members of a frozen ensemble stay whole, their wide axis does not.
+  assert found[frozen[0]] == ((4, 4, 4), (4, 4, 8))
+
+
+def test_members_that_the_axis_does_not_divide_stay_whole():
+  network = Ensemble(Wide(), size=3)
+  found = shards(network, mesh_of(4, 2, 1), optax.sgd(1.0))
+  assert found['params/member/out/kernel'] == ((3, 7, 3), (3, 7, 3))
+
+
+def test_created_states_lie_where_the_rules_say():
+  mesh = mesh_of(2, 2, 2)
+  network = Ensemble(Wide(), size=4, prior=Wide())
+  tx, x = optax.adam(1.0), jnp.ones((1, 4))
+  expected = shards(network, mesh, tx)
+  state = create_train_state(network, tx, 0, x, mesh)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    shard = leaf.addressable_shards[0].data.shape
+    assert (shard, leaf.shape) == expected[name], name
+
+
+def test_put_batch_splits_examples_over_data_and_fsdp():
+  mesh = mesh_of(2, 2, 2)
+  x = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+  ids = np.arange(8, dtype=np.int32)
+  batch = Batch({'a': x, 'b': x[:, 0]}, None, x[:, 0], ids, x[:, 0])
+  placed = sharding.put_batch(batch, mesh)
+  assert jax.tree.structure(placed) == jax.tree.structure(batch)
+  jax.tree.map(np.testing.assert_array_equal, placed, batch)
+  rows = {}
+  for shard in placed.id.addressable_shards:
+    rows.setdefault(tuple(np.asarray(shard.data)), []).append(shard.device)
+  # Four pairs of rows, each held by the two devices along the index axis.
+  assert sorted(rows) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+  assert all(len(devices) == 2 for devices in rows.values())
+  for shard in placed.x['a'].addressable_shards:
+    np.testing.assert_array_equal(shard.data, x[shard.index])
+    assert shard.data.shape == (2, 3)
+  assert placed.id.dtype == np.int32
+
+
+def flops_on_one_device(network, mesh, tx, size, num_indices):
+  """FLOPs of a training step that one of the devices does; nothing is run."""
+  x = jax.ShapeDtypeStruct((size, 64), jnp.float32)
+  state = abstract_state(network, tx, jnp.zeros((1, 64)), mesh)
+  where = sharding.batch_sharding(mesh)
+
+  def rows(dtype, *shape):
+    return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=where)
+
+  batch = Batch(
+      x=rows(x.dtype, 64),
+      y=rows(jnp.int32),
+      weight=rows(jnp.float32),
+      id=rows(jnp.int32),
+      mask=rows(jnp.float32),
+  )
+  step = functools.partial(
+      train_step,
+      network=network,
+      objectives={'data': Objective(Xent())},
+      tx=tx,
+      num_indices=num_indices,
+  )
+  with jax.set_mesh(mesh):
+    compiled = jax.jit(step).lower(state, batch).compile()
+  return compiled.cost_analysis()['flops']
+
+
+def test_law_no_idle_replicas():
+  """Growing the index axis does not repeat the base's work.
+
+  The base costs 26 times what the head does, so that repeating it along an
+  index axis of 8 would take eight times the FLOPs.
+  """
+  network = Epinet(
+      base=MLP(hiddens=(256, 256), classes=4),
+      classes=4,
+      features=('logits',),
+      index_dim=4,
+      hiddens=(8,),
+  )
+  tx = optax.sgd(0.1)
+  found = [
+      flops_on_one_device(network, mesh_of(data, index), tx, 256, 8)
+      for data, index in [(8, 1), (4, 2), (2, 4), (1, 8)]
+  ]
+  # Forward and backward of the base's products for a share of the batch.
+  products = 64 * 256 + 256 * 256 + 256 * 4
+  base = 2 * products * 256 / 8 * 3
+  assert found[0] > 0.7 * base
+  assert max(found) < 1.15 * min(found), found
