@@ -16,7 +16,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = default_config()
   config.dataset.name = 'digits'
   config.batch_size = 64
-  config.num_steps = 1000
+  config.num_steps = 2000
   config.num_indices = 1
   config.network = {
       'name': 'deterministic',

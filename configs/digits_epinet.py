@@ -31,13 +31,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
           'frozen': 'joint' not in variants,
       },
       'classes': 10,
-      'features': ('inputs', 'hidden_1'),
+      'features': ('hidden_1',),
       'index_dim': 10,
       'hiddens': (50,),
-      'prior_scale': 1.0,
+      'prior_scale': 1.5,
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
-  config.optimizer.learning_rate = 3e-3
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 1e-4
   if 'joint' not in variants:
     config.init = {

@@ -53,6 +53,11 @@ def build(
         f' {sorted(_files(package))}'
     )
   cls = find(config['name'], package, f'{path}.name')
+  if not dataclasses.is_dataclass(cls):
+    raise ValueError(
+        f'{path}.name is {config["name"]!r}, which is neither a dataclass nor a'
+        ' Linen module: it has no fields that a config could set'
+    )
   fields = {
       key: _value(value, package, f'{path}.{key}')
       for key, value in config.items()
@@ -141,7 +146,7 @@ def _files(package: str) -> dict[str, str]:
 
 def _value(value: Any, package: str, path: str) -> Any:
   """Builds what is nested; sequences become tuples, so that they hash."""
-  if isinstance(value, Mapping):
+  if isinstance(value, (Mapping, ml_collections.ConfigDict)):
     if 'name' in value:
       return build(value, package, path)
     return {k: _value(v, package, f'{path}.{k}') for k, v in value.items()}

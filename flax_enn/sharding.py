@@ -122,8 +122,9 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
     keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
     if MEMBER in keys:
-      trained = 'frozen' not in keys
-      names = (MEMBER if trained else None, *names[1:])
+      names = (MEMBER, *names[1:])
+    if 'frozen' in keys:
+      names = tuple(None if name == MEMBER else name for name in names)
     spec = [
         axes if size % _size(mesh, axes) == 0 else None
         for axes, size in zip(RULES.spec(*names), nn.unbox(leaf).shape)

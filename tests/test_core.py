@@ -32,7 +32,8 @@ def test_outputs_are_mapped_with_their_prior_and_extras():
   outputs = jax.vmap(fn)(jnp.arange(3.0))
   assert outputs.preds.shape == (3, 1, 2)
   assert outputs.extra['base'].shape == (3, 1, 2)
-  np.testing.assert_array_equal(outputs.preds[2], 2 * Output(TRAIN, PRIOR).preds)
+  expected = 2 * Output(TRAIN, PRIOR).preds
+  np.testing.assert_array_equal(outputs.preds[2], expected)
 
 
 def test_each_output_has_extras_of_its_own():

@@ -124,9 +124,8 @@ def shards(network, mesh, tx):
   }
 
 
-def epinet(frozen_base=False, **fields):
-  del frozen_base
-  return Epinet(Wide(), 3, ('hidden',), index_dim=2, hiddens=(5,), **fields)
+def epinet():
+  return Epinet(Wide(), 3, ('hidden',), index_dim=2, hiddens=(5,))
 
 
 def test_wide_kernels_lie_on_fsdp_and_the_rest_is_whole():
@@ -149,18 +148,17 @@ def test_trained_members_lie_on_the_index_axis(size):
   """Boxed or not, parameters, statistics and moments; frozen ones are whole."""
   network = Ensemble(Wide(), size=size, prior=Wide())
   found = shards(network, mesh_of(2, 4, 1), optax.adam(1.0))
-  kinds = {'params/member', 'batch_stats/member', 'mu/member', 'nu/member'}
+  trained = {path for path in found if '/member/' in path}
   for path, (shard, whole) in found.items():
-    if any(kind in path for kind in kinds):
-      assert whole[0] == size, path
-      assert shard == (size // 4, *whole[1:]), path
-      kinds -= {kind for kind in kinds if kind in path}
-      continue
-    assert shard == whole, path
-    if 'frozen' in path:
-      assert whole[0] == size, path
-  assert not kinds or len(kinds) < 4
-  assert any('frozen' in path for path in found)
+    if path in trained:
+      assert (whole[0], shard) == (size, (size // 4, *whole[1:])), path
+    else:
+      assert shard == whole, path
+  # Kernels, biases and norms with two moments each, and statistics.
+  assert len(trained) == 3 * 8 + 2
+  frozen = [path for path in found if '/frozen/' in path]
+  assert len(frozen) == 8 + 2
+  assert all(found[path][1][0] == size for path in frozen)
 
 
 def test_a_wide_member_is_split_twice():

@@ -35,11 +35,16 @@ class SklearnDigits(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # Nothing to download.
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     digits: Any = load_digits()
-    # Every fifth of the examples sorted by class: each class keeps its part.
-    test = np.argsort(digits.target, kind='stable')[::5]
-    train = np.setdiff1d(np.arange(len(digits.target)), test)
+    # At random, for neighbours in the file are digits of one hand.
+    train, test = train_test_split(
+        np.arange(len(digits.target)),
+        test_size=360,
+        random_state=0,
+        stratify=digits.target,
+    )
     return {
         name: self._generate_examples(rows, digits.images, digits.target)
         for name, rows in (('train', train), ('test', test))

@@ -74,6 +74,12 @@ class Epinet(nn.Module):
     phi = self._phi(features)
     logits, phi = sharding.constrain((logits, phi), 'batch')
     logits = at_least_float32(logits)
+    if logits.shape[-1] != self.classes:
+      raise ValueError(
+          f'the base of Epinet has {logits.shape[-1]} outputs and the epinet'
+          f' {self.classes}; set config.network.classes and'
+          ' config.network.base.classes to the same number'
+      )
 
     head = self._head(self.hiddens, name='head')
     out = self.base_scale * logits + head(phi, index)

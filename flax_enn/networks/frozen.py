@@ -28,4 +28,4 @@ class Frozen(nn.Module):
       variables = net.init(self.make_rng('frozen'), *args)
       for collection, values in variables.items():
         self.put_variable('frozen', collection, values)
-    return net.apply(self.variables['frozen'], *args)
+    return net.apply(self.variables.get('frozen', {}), *args)

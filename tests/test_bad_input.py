@@ -1,0 +1,549 @@
+"""What is wrong is said at once, with the field to change; nothing is lost."""
+
+import contextlib
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_enn.checkpoints import Checkpoints
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.ensemble import Ensemble
+from flax_enn.networks.epinet import Epinet
+from flax_enn.training import train_and_evaluate
+from flax_enn.training.plan import Plan
+from tests import tiny
+
+_COMPILED = []
+
+
+def _listen(event, duration, **_):
+  if event == '/jax/core/compile/backend_compile_duration':
+    _COMPILED.append(duration)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _listening():
+  jax.monitoring.register_event_duration_secs_listener(_listen)
+  yield
+  jax.monitoring.clear_event_listeners()
+
+
+@contextlib.contextmanager
+def no_compile():
+  """Fails if XLA compiles anything, be it `jnp.zeros`."""
+  jax.clear_caches()
+  before = len(_COMPILED)
+  yield
+  assert len(_COMPILED) == before
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The workdir of a good, finished run of `tiny.epinet()`."""
+  before = len(_COMPILED)
+  workdir = tmp_path_factory.mktemp('run')
+  train_and_evaluate(tiny.epinet(), workdir)
+  assert len(_COMPILED) > before, 'the listener hears nothing'
+  return workdir
+
+
+def check_refused(config, workdir, says):
+  """A ValueError that says it all, before any compile; no other trace."""
+  before = tiny.files(workdir)
+  with no_compile(), pytest.raises(ValueError) as caught:
+    train_and_evaluate(config, workdir)
+  message = str(caught.value)
+  assert [part for part in says if part not in message] == [], message
+  assert tiny.files(workdir) == before
+  assert workdir.exists() == bool(before)
+
+
+# The change of a good config -> what the message must hold: the field, what was
+# found, what was expected.
+_XENT, _L2 = {'loss': {'name': 'xent'}}, {'loss': {'name': 'l2'}}
+CONFIGS = {
+    'misspelt at the top': (
+        {'batchsize': 8},
+        ['config.batchsize', "did you mean 'batch_size'"],
+    ),
+    'misspelt in a section': (
+        {'eval.evry': 1},
+        ['config.eval.evry', "did you mean 'every'"],
+    ),
+    'misspelt in the mesh': (
+        {'mesh.dta': 1},
+        ['config.mesh.dta', "did you mean 'data'"],
+    ),
+    'misspelt in the network': (
+        {'network.hidens': (5,)},
+        ['config.network.hidens', "did you mean 'hiddens'"],
+    ),
+    'misspelt in the base': (
+        {'network.base.hidens': (5,)},
+        ['config.network.base.hidens', "did you mean 'hiddens'"],
+    ),
+    'misspelt in the optimizer': (
+        {'optimizer.weight_decy': 0.1},
+        ['config.optimizer.weight_decy', "did you mean 'weight_decay'"],
+    ),
+    'a field of another optimizer': (
+        {'optimizer.momentum': 0.9},
+        ['config.optimizer.momentum', 'adamw', 'b1'],
+    ),
+    'misspelt in the schedule': (
+        {'optimizer.schedule.warmup_step': 1},
+        ['config.optimizer.schedule.warmup_step', "mean 'warmup_steps'"],
+    ),
+    'misspelt in an objective': (
+        {'objectives.data.wieght': 2.0},
+        ['config.objectives.data.wieght', "did you mean 'weight'"],
+    ),
+    'misspelt in a loss': (
+        {'objectives.data.loss.smoothing': 0.1},
+        ['config.objectives.data.loss.smoothing', 'label_smoothing'],
+    ),
+    'misspelt in the dataset': (
+        {'dataset.n_trian': 10},
+        ['config.dataset.n_trian', "did you mean 'n_train'"],
+    ),
+    'unknown network': (
+        {'network.name': 'epinett'},
+        ['config.network.name', 'epinett', "did you mean 'epinet'", 'ensemble'],
+    ),
+    'unknown base': (
+        {'network.base.name': 'mpl'},
+        ['config.network.base.name', "'mpl'", "did you mean 'mlp'"],
+    ),
+    'a base for a network': (
+        {'network': {'name': 'mlp', 'hiddens': (2,), 'classes': 2}},
+        ['config.network.name', "'mlp'", 'deterministic'],
+    ),
+    'a network without a name': (
+        {'network': {}},
+        ['config.network', '`name`', 'epinet'],
+    ),
+    'unknown loss': (
+        {'objectives.data.loss.name': 'xnt'},
+        ['config.objectives.data.loss.name', "'xnt'", "mean 'xent'", 'l2'],
+    ),
+    'an objective without a loss': (
+        {'objectives.data': {'weight': 1.0}},
+        ['config.objectives.data', 'no loss'],
+    ),
+    'no objective': ({'objectives': {}}, ['config.objectives', 'xent']),
+    'unknown noise': (
+        {'objectives.data.noise': {'a': {'name': 'boot'}}},
+        ['config.objectives.data.noise.a.name', "'boot'", 'bootstrap'],
+    ),
+    'unknown dataset': (
+        {'dataset.name': 'two_mons'},
+        ['config.dataset.name', 'two_mons', "did you mean 'two_moons'"],
+    ),
+    'unknown optimizer': (
+        {'optimizer.name': 'adam'},
+        ['config.optimizer.name', "'adam'", 'adamw', 'sgd', 'lamb'],
+    ),
+    'unknown schedule': (
+        {'optimizer.schedule.name': 'step'},
+        ['config.optimizer.schedule.name', "'step'", 'constant', 'cosine'],
+    ),
+    'warm-up beyond the end': (
+        {'optimizer.schedule.warmup_steps': 4},
+        ['config.optimizer.schedule.warmup_steps is 4', 'config.num_steps (4)'],
+    ),
+    'negative learning rate': (
+        {'optimizer.learning_rate': -1.0},
+        ['config.optimizer.learning_rate is -1.0', 'at least 0'],
+    ),
+    'no learning rate': (
+        {'optimizer': {'name': 'sgd'}},
+        ['config.optimizer.learning_rate is None'],
+    ),
+    'half a section': (
+        {'eval': {'every': 1}},
+        ['config.eval lacks', 'num_indices', 'default_config'],
+    ),
+    'batch size 0': ({'batch_size': 0}, ['config.batch_size is 0', 'least 1']),
+    'negative batch size': (
+        {'batch_size': -8},
+        ['config.batch_size is -8', 'at least 1'],
+    ),
+    'batch size that is a text': (
+        {'batch_size': '16'},
+        ["config.batch_size is '16'", 'integer'],
+    ),
+    'batch size not divided by the devices': (
+        {'batch_size': 12},
+        ['config.batch_size', '12', '8 devices', 'multiple of 8'],
+    ),
+    'batch size above the data': (
+        {'batch_size': 128},
+        ['config.batch_size is 128', '64 examples', 'or less'],
+    ),
+    'training split empty but for less than a batch': (
+        {'dataset.holdout': 0.9},
+        ['config.batch_size is 16', '6 examples'],
+    ),
+    'empty validation split': (
+        {'dataset.holdout': 0.001},
+        ['config.dataset.holdout is 0.001', 'empty'],
+    ),
+    'holdout above 1': (
+        {'dataset.holdout': 1.5},
+        ['config.dataset.holdout is 1.5', 'below 1'],
+    ),
+    'negative read-ahead': (
+        {'dataset.read_ahead': -1},
+        ['config.dataset.read_ahead is -1', 'at least 0'],
+    ),
+    'no step': ({'num_steps': 0}, ['config.num_steps is 0', 'at least 1']),
+    'negative seed': ({'seed': -1}, ['config.seed is -1', 'at least 0']),
+    'keeps no checkpoint': (
+        {'checkpoint.keep': 0},
+        ['config.checkpoint.keep is 0', 'at least 1'],
+    ),
+    'indices not divided by the index axis': (
+        {'mesh.index': 4},
+        ['config.num_indices is 2', 'config.mesh', 'multiple of 4'],
+    ),
+    'mesh of other devices': (
+        {'mesh': {'data': 3, 'index': 1, 'fsdp': 1}},
+        ['config.mesh', "'data': 3", '8 devices'],
+    ),
+    'mesh of size 0': ({'mesh.fsdp': 0}, ['config.mesh', "'fsdp': 0"]),
+    'mesh with two unknown axes': (
+        {'mesh.index': -1},
+        ['config.mesh', 'at most one is -1'],
+    ),
+    'more classes than the data set': (
+        {'network.classes': 3, 'network.base.classes': 3},
+        ['config.network', 'outputs [3]', "'two_moons' has 2 classes"],
+    ),
+    'other classes than the base': (
+        {'network.classes': 3},
+        ['config.network.base.classes', '2 outputs', 'the epinet 3'],
+    ),
+    'features that the base does not expose': (
+        {'network.features': ('hidden_7',)},
+        ['config.network.features', 'hidden_7', 'hidden_0'],
+    ),
+    'unknown activation': (
+        {'network.base.activation': 'rleu'},
+        ['config.network', 'rleu'],
+    ),
+    'inputs that are no images': (
+        {
+            'network.base': {'name': 'convnet', 'classes': 2},
+            'network.features': ('hidden',),
+        },
+        ['config.network', 'inputs [2]', "'two_moons'"],
+    ),
+    'labels for a loss of targets': (
+        {'objectives.data': _L2},
+        ['config.objectives', 'int32', "'xent'"],
+    ),
+    'targets for a loss of labels': (
+        {
+            'dataset': {'name': 'regression'},
+            'network.classes': 1,
+            'network.base.classes': 1,
+        },
+        ['config.objectives', 'float32', "'l2'"],
+    ),
+    'TFDS set that is unknown': (
+        {'dataset': {'name': 'tfds_images', 'tfds_name': 'cifar01'}},
+        ['config.dataset.tfds_name', "'cifar01'", 'cifar10'],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', CONFIGS)
+def test_config(case, run):
+  change, says = CONFIGS[case]
+  check_refused(tiny.epinet(**change), run, says)
+
+
+ENSEMBLES = {
+    'members not divided by the index axis': (
+        {'network.size': 3, 'mesh.index': 2},
+        ['config.network.size is 3', 'config.mesh', 'multiple of 2'],
+    ),
+    'priors of other classes than the members': (
+        {'network.prior.classes': 5},
+        ['config.network', '5', '3'],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', ENSEMBLES)
+def test_ensemble(case, tmp_path):
+  change, says = ENSEMBLES[case]
+  check_refused(tiny.ensemble(**change), tmp_path / 'run', says)
+
+
+def test_an_unprepared_tfds_set(run, tmp_path):
+  dataset = {
+      'name': 'tfds_images',
+      'tfds_name': 'mnist',
+      'data_dir': str(tmp_path),
+  }
+  says = ['config.dataset.tfds_name', "'mnist'", 'download_and_prepare']
+  check_refused(tiny.epinet(dataset=dataset), run, says)
+
+
+def arrays(**changes):
+  """Good arrays of 32 and 16 examples with two features, and changes."""
+  rng = np.random.default_rng(0)
+  good = {
+      'x_train': rng.normal(size=(32, 2)).astype(np.float32),
+      'y_train': np.arange(32) % 2,
+      'x_test': rng.normal(size=(16, 2)).astype(np.float32),
+      'y_test': np.arange(16) % 2,
+  }
+  return {**good, **{k: change(good[k]) for k, change in changes.items()}}
+
+
+def _set(row, value):
+  def change(array):
+    array = array.copy()
+    array[row] = value
+    return array
+
+  return change
+
+
+ARRAYS = {
+    'NaN in the data': (
+        {'x_train': _set(5, math.nan)},
+        ['x_train', 'not finite', '[5]'],
+    ),
+    'infinity in the test data': (
+        {'x_test': _set((2, 1), math.inf)},
+        ['x_test', 'not finite', '[2]'],
+    ),
+    'label above the classes': (
+        {'y_test': _set(3, 7)},
+        ['label 7', 'y_test', 'example 3', 'labels are 0 to 1'],
+    ),
+    'negative label': (
+        {'y_train': _set(4, -1)},
+        ['label -1', 'y_train', 'example 4', 'labels are 0 to 1'],
+    ),
+    'fewer labels than inputs': (
+        {'y_train': lambda y: y[:-1]},
+        ['x_train', '[32, 2]', '[31]'],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', ARRAYS)
+def test_arrays(case, run, tmp_path):
+  changes, says = ARRAYS[case]
+  path = tmp_path / 'data.npz'
+  np.savez(path, **arrays(**changes))
+  config = tiny.epinet(dataset={'name': 'arrays', 'path': str(path)})
+  check_refused(config, run, ['config.dataset.path', str(path), *says])
+
+
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        (None, 'no such file'),
+        (b'PK\x03\x04 and no more', 'cannot be read'),
+    ],
+    ids=['missing', 'no archive'],
+)
+def test_a_file_of_arrays_that_cannot_be_read(content, says, run, tmp_path):
+  path = tmp_path / 'data.npz'
+  if content is not None:
+    path.write_bytes(content)
+  config = tiny.epinet(dataset={'name': 'arrays', 'path': str(path)})
+  check_refused(config, run, ['config.dataset.path', str(path), says])
+
+
+WORKDIRS = {
+    'of another config': (
+        {'network.hiddens': (7, 7), 'seed': 3},
+        [
+            'config.network.hiddens is [5] there and [7, 7] here',
+            'config.seed is 0 there and 3 here',
+            '--workdir',
+        ],
+    ),
+    'of a config without a field': (
+        {'network.prior_scale': 2.0},
+        ["config.network.prior_scale is 'absent' there and 2.0 here"],
+    ),
+    'that is beyond the end': (
+        {'num_steps': 3},
+        ['config.num_steps is 3', 'has done 4 steps'],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', WORKDIRS)
+def test_workdir(case, run):
+  change, says = WORKDIRS[case]
+  check_refused(tiny.epinet(**change), run, [str(run), *says])
+
+
+def test_only_what_differs_is_listed(run):
+  with pytest.raises(ValueError) as caught:
+    train_and_evaluate(
+        tiny.epinet(seed=3, log_every=7, **{'eval.tau': 5}), run
+    )
+  assert str(caught.value).count(' there and ') == 1
+
+
+INITS = {
+    'no such run': (
+        {'workdir': '../nowhere', 'modules': {'base': 'base'}},
+        ['config.init.workdir', '../nowhere', 'no such folder'],
+    ),
+    'a run without that module': (
+        {'workdir': '../run', 'modules': {'base': 'bass'}},
+        ['config.init.modules', "'bass'", 'base'],
+    ),
+    'a module this network does not have': (
+        {'workdir': '../run', 'modules': {'bass': 'base'}},
+        ['config.init.modules', "'bass'", 'base'],
+    ),
+    'a run without that step': (
+        {'workdir': '../run', 'step': 3, 'modules': {'base': 'base'}},
+        ['config.init.step is 3', '[2, 4]'],
+    ),
+    'misspelt': (
+        {'workdir': '../run', 'module': {'base': 'base'}},
+        ['config.init', "'module'", "'modules'"],
+    ),
+    'of another shape': (
+        {'workdir': '../run', 'modules': {'base': 'base'}},
+        [
+            'config.init.modules.base',
+            'params/layer_0/kernel',
+            'found float32[2, 6], expected float32[2, 9]',
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', INITS)
+def test_init(case, run, tmp_path):
+  init, says = INITS[case]
+  shutil.copytree(run, tmp_path / 'run')
+  width = 9 if case == 'of another shape' else 6
+  config = tiny.epinet(init=init, **{'network.base.hiddens': (width,)})
+  check_refused(config, tmp_path / 'new', says)
+
+
+@pytest.mark.parametrize(
+    'network, index',
+    [
+        (Epinet(MLP((3,), 2), 2, ('inputs',), index_dim=4), jnp.zeros(3)),
+        (Epinet(MLP((3,), 2), 2, ('inputs',), index_dim=4), jnp.zeros((5, 4))),
+        (Ensemble(MLP((3,), 2), size=4), jnp.zeros(3)),
+        (Ensemble(MLP((3,), 2), size=4), jnp.int32(1)),
+    ],
+    ids=['epinet short', 'epinet many', 'ensemble short', 'ensemble number'],
+)
+def test_an_index_of_the_wrong_shape(network, index):
+  with pytest.raises(ValueError) as caught:
+    network.init(jax.random.key(0), jnp.zeros((2, 2)), index)
+  for part in (str(index.shape), 'expected (4,)', 'over_index'):
+    assert part in str(caught.value)
+
+
+def _largest(folder):
+  return max(folder.rglob('*'), key=lambda path: path.stat().st_size)
+
+
+def test_a_truncated_checkpoint_is_passed_over(run, tmp_path, caplog):
+  workdir = tmp_path / 'run'
+  shutil.copytree(run, workdir)
+  (workdir / 'results.json').unlink()
+  damaged = _largest(workdir / 'checkpoints' / '4' / 'state' / 'd')
+  damaged.write_bytes(damaged.read_bytes()[:10])
+  train_and_evaluate(tiny.epinet(), workdir)
+  said = [r.getMessage() for r in caplog.records if r.levelname == 'WARNING']
+  assert any(
+      'step 4 is damaged' in m and 'going on from step 2' in m for m in said
+  ), said
+  assert (workdir / 'checkpoints' / 'damaged-4').exists()
+  name = 'results.json'
+  assert (workdir / name).read_bytes() == (run / name).read_bytes()
+  config = tiny.epinet()
+  assert tiny.last_state(config, workdir) == tiny.last_state(config, run)
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
+  config = tiny.epinet(
+      num_steps=50,
+      log_every=50,  # the flag is read before every save too
+      objectives={'data': _L2},
+      dataset={'name': 'regression', 'n_train': 64, 'n_test': 16},
+      optimizer={'name': 'sgd', 'learning_rate': 1e3},
+      **{
+          'network.classes': 1,
+          'network.base.classes': 1,
+          'checkpoint.every': 1,
+      },
+  )
+  with pytest.raises(FloatingPointError) as caught:
+    train_and_evaluate(config, tmp_path)
+  plan = Plan.from_config(config)
+  with (
+      jax.set_mesh(plan.mesh),
+      contextlib.closing(Checkpoints(tmp_path)) as checkpoints,
+  ):
+    state, good = checkpoints.restore_latest(plan.abstract_state())
+    # One more step is the one that was not finite.
+    batch = next(iter(plan.train_batches(good)))
+    after, logs = jax.jit(plan.train_step())(state, batch)
+  assert all(np.isfinite(leaf).all() for leaf in _numbers(state))
+  assert not all(
+      np.isfinite(leaf).all() for leaf in _numbers((after.params, logs))
+  )
+  message = str(caught.value)
+  assert f'not finite in step {good + 1};' in message
+  assert f'last good checkpoint is that of step {good} in' in message
+  assert str(tmp_path) in message
+  assert 'config.optimizer.learning_rate' in message
+  assert not (tmp_path / 'results.json').exists()
+
+
+def test_a_first_update_that_overflows_is_not_kept(tmp_path):
+  config = tiny.epinet(
+      **{'optimizer.learning_rate': 3e38, 'checkpoint.every': 1}
+  )
+  with pytest.raises(FloatingPointError) as caught:
+    train_and_evaluate(config, tmp_path)
+  assert 'not finite in step 1; there is no checkpoint yet' in str(caught.value)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def _numbers(tree):
+  leaves = jax.tree.leaves(tree)
+  return [np.asarray(a) for a in leaves if jnp.issubdtype(a.dtype, jnp.number)]
+
+
+def test_a_run_without_tensorflow_says_what_to_install(tmp_path):
+  workdir = tmp_path / 'run'
+  code = f'''
+import sys
+sys.modules['tensorflow'] = None  # as if it were not installed
+from flax_enn.training import train_and_evaluate
+from tests import tiny
+train_and_evaluate(tiny.epinet(), {str(workdir)!r})
+'''
+  with tiny.python('-c', code) as process:
+    said, _ = process.communicate()
+  assert process.returncode == 1
+  last = said.strip().splitlines()[-1]
+  assert last.startswith('ModuleNotFoundError: ')
+  assert 'needs tensorflow' in last
+  assert "pip install 'flax_enn[train]'" in last
+  assert not workdir.exists()

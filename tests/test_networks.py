@@ -1,0 +1,354 @@
+"""Epinets, ensembles and bases against sums of their parts."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_enn.networks.backbones.convnet import ConvNet
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.deterministic import Deterministic
+from flax_enn.networks.ensemble import Ensemble
+from flax_enn.networks.epinet import Epinet
+from flax_enn.networks.priors.mlp_prior import MLPPrior
+from flax_enn.sampling import over_index
+from tests.test_laws import equations
+from tests.test_layers import (
+    IMAGES,
+    B,
+    C,
+    D,
+    K,
+    X,
+    Z,
+    assert_trees_close,
+    close,
+    initialised,
+    numpy_mlp,
+    plain_projected_mlp,
+)
+
+# The epinet.
+
+BASE = MLP((7, 6), C)
+
+
+def an_epinet(**fields):
+  fields = {'features': ('inputs', 'hidden_1'), 'hiddens': (8,), **fields}
+  return Epinet(BASE, C, index_dim=D, **fields)
+
+
+def parts(network, variables):
+  """Logits of the base, and phi, from the base's variables."""
+  params = {'params': variables['params']['base']}
+  logits, features = BASE.apply(params, X)
+  phi = jnp.concatenate([features[name] for name in network.features], -1)
+  return logits, phi
+
+
+@pytest.mark.parametrize('base_scale', [1.0, 0.25, 0.0])
+@pytest.mark.parametrize(
+    'features', [('inputs', 'hidden_1'), ('hidden_1', 'inputs'), ('logits',)]
+)
+def test_epinet_is_base_plus_head_plus_prior(features, base_scale):
+  network = an_epinet(
+      features=features, base_scale=base_scale, prior_scale=0.5
+  )
+  variables = initialised(network, X, Z)
+  output = network.apply(variables, X, Z)
+  logits, phi = parts(network, variables)
+  mlp = functools.partial(plain_projected_mlp, (8,), True)
+  close(
+      output.train,
+      base_scale * logits + mlp(variables['params']['head'], phi, Z),
+  )
+  prior = variables['frozen']['prior']['params']
+  close(output.prior, 0.5 * mlp(prior, phi, Z))
+  close(output.extra['base'], logits)
+  close(output.preds, output.train + output.prior)
+
+
+def test_epinet_without_prior_scale_has_no_prior():
+  network = an_epinet(prior_scale=0.0)
+  variables = initialised(network, X, Z)
+  assert 'frozen' not in variables
+  assert network.apply(variables, X, Z).prior is None
+
+
+@pytest.mark.parametrize(
+    ('prior_hiddens', 'expected'),
+    [(None, {'layer_0', 'out'}), ((), {'out'}), ((3, 2), None)],
+)
+def test_prior_has_the_heads_form_unless_told(prior_hiddens, expected):
+  network = an_epinet(prior_hiddens=prior_hiddens)
+  variables = initialised(network, X, Z)
+  prior = variables['frozen']['prior']['params']
+  assert set(prior) == (expected or {'layer_0', 'layer_1', 'out'})
+  hiddens = (8,) if prior_hiddens is None else prior_hiddens
+  _, phi = parts(network, variables)
+  found = network.apply(variables, X, Z).prior
+  close(found, plain_projected_mlp(hiddens, True, prior, phi, Z))
+
+
+def test_named_priors_are_bases_times_the_index():
+  net = MLPPrior((5,), C, size=D, scale=0.5)
+  network = an_epinet(prior_scale=0.0, priors={'b': net, 'a': net})
+  variables = initialised(network, X, Z)
+  assert set(variables['frozen']) == {'prior_a', 'prior_b'}
+  basis = sum(
+      net.apply(variables['frozen'][name], X) for name in ('prior_a', 'prior_b')
+  )
+
+  def prior(index):
+    return network.apply(variables, X, index).prior
+
+  close(prior(Z), jnp.einsum('bcd,d->bc', basis, Z))
+  other = jnp.arange(4.0)
+  close(prior(2 * Z - other), 2 * prior(Z) - prior(other), atol=1e-5)
+
+
+def test_named_priors_stand_beside_the_matched_one():
+  net = MLPPrior((5,), C, size=D)
+  network = an_epinet(priors={'x': net})
+  variables = initialised(network, X, Z)
+  _, phi = parts(network, variables)
+  prior = variables['frozen']['prior']['params']
+  matched = plain_projected_mlp((8,), True, prior, phi, Z)
+  named = net.apply(variables['frozen']['prior_x'], X) @ Z
+  close(network.apply(variables, X, Z).prior, matched + named)
+
+
+def gradients(network, variables, value):
+  return jax.jit(jax.grad(lambda v: value(network.apply(v, X, Z))))(variables)
+
+
+@pytest.mark.parametrize('stop_gradient', [True, False])
+def test_stop_gradient_keeps_the_heads_loss_off_the_base(stop_gradient):
+  network = an_epinet(base_scale=0.0, stop_gradient=stop_gradient)
+  variables = initialised(network, X, Z)
+  grads = gradients(network, variables, lambda out: (out.preds**2).sum())
+  moved = jax.tree.map(lambda g: bool(np.any(g)), grads['params'])
+  assert all(jax.tree.leaves(moved['head']))
+  base = moved['base']
+  assert not any(base.pop('layer_2').values())  # the logits are scaled away
+  assert set(jax.tree.leaves(base)) == {not stop_gradient}
+
+
+@pytest.mark.parametrize('stop_gradient', [True, False])
+def test_no_gradient_passes_through_the_prior(stop_gradient):
+  """Neither to its weights, nor through its features to the base."""
+  net = MLPPrior((5,), C, size=D)
+  network = an_epinet(stop_gradient=stop_gradient, priors={'x': net})
+  variables = initialised(network, X, Z)
+  weight = jnp.sin(jnp.arange(B * C, dtype=float)).reshape(B, C)
+  of_preds = gradients(
+      network, variables, lambda out: (out.preds * weight).sum()
+  )
+  assert not any(np.any(g) for g in jax.tree.leaves(of_preds['frozen']))
+  of_train = gradients(
+      network, variables, lambda out: (out.train * weight).sum()
+  )
+  assert_trees_close(of_preds['params'], of_train['params'])
+  assert all(np.any(g) for g in jax.tree.leaves(of_preds['params']))
+
+
+@pytest.mark.parametrize('features', [('hidden_7',), ()], ids=str)
+def test_epinet_refuses_features_the_base_lacks(features):
+  network = an_epinet(features=features)
+  with pytest.raises(ValueError, match=r'config\.network\.features') as raised:
+    network.init(jax.random.key(0), X, Z)
+  assert "'hidden_0', 'hidden_1', 'inputs', 'logits'" in str(raised.value)
+
+
+@pytest.mark.parametrize('shape', [(D + 1,), (2, D), ()], ids=str)
+@pytest.mark.parametrize(
+    'network',
+    [an_epinet(), Ensemble(BASE, K)],
+    ids=lambda network: type(network).__name__,
+)
+def test_networks_refuse_an_index_of_another_shape(network, shape):
+  with pytest.raises(ValueError, match='over_index') as raised:
+    network.init(jax.random.key(0), X, jnp.zeros(shape))
+  assert f'{shape}, expected ({D},)' in str(raised.value)
+
+
+# The ensemble.
+
+MEMBER = ConvNet(C, channels=(2, 3), hidden=5)
+
+
+def members(tree):
+  """K trees from one with a leading axis K."""
+  return [jax.tree.map(lambda leaf, k=k: leaf[k], tree) for k in range(K)]
+
+
+@pytest.fixture(scope='module')
+def ensemble():
+  network = Ensemble(MEMBER, K, prior=MEMBER, prior_scale=0.5)
+  return network, initialised(network, IMAGES, jnp.zeros(K))
+
+
+def of_member(variables):
+  """The members' own variables, as `MEMBER` has them."""
+  own = {c: variables[c]['member'] for c in ('params', 'batch_stats')}
+  return members(own)
+
+
+def test_ensemble_at_a_one_hot_index_is_that_member(ensemble):
+  network, variables = ensemble
+  outputs = over_index(
+      lambda z: network.apply(variables, IMAGES, z), jnp.eye(K)
+  )
+  priors = members(variables['frozen']['priors'])
+  for k, (own, prior) in enumerate(zip(of_member(variables), priors)):
+    close(outputs.train[k], MEMBER.apply(own, IMAGES)[0], atol=1e-5)
+    expected = 0.5 * MEMBER.apply(prior, IMAGES)[0]
+    close(outputs.prior[k], expected, atol=1e-5)
+  # Members start apart, and so do their priors.
+  for out in (outputs.train, outputs.prior):
+    assert len({float(logit) for logit in out[:, 0, 0]}) == K
+
+
+def test_ensemble_at_the_mean_index_is_the_mean(ensemble):
+  network, variables = ensemble
+  preds = over_index(
+      lambda z: network.apply(variables, IMAGES, z).preds, jnp.eye(K)
+  )
+  mean = network.apply(variables, IMAGES, network.indexer.mean_index).preds
+  close(mean, preds.mean(0), atol=1e-5)
+
+
+def test_ensemble_updates_the_statistics_of_every_member(ensemble):
+  network, variables = ensemble
+  _, updated = network.apply(
+      variables, IMAGES, jnp.eye(K)[1], train=True, mutable=['batch_stats']
+  )
+  found = members(updated['batch_stats']['member'])
+  for own, statistics in zip(of_member(variables), found):
+    _, expected = MEMBER.apply(
+        own, IMAGES, train=True, mutable=['batch_stats']
+    )
+    assert_trees_close(statistics, expected['batch_stats'], atol=1e-5)
+
+
+def test_a_broken_member_leaves_the_others_alone():
+  network = Ensemble(BASE, K)
+  variables = initialised(network, X, jnp.zeros(K))
+  broken = jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), variables)
+
+  @jax.jit
+  def run(variables):
+    def loss(variables, index):
+      out = network.apply(variables, X, index).preds
+      return (out**2).sum(), out
+
+    return over_index(
+        lambda z: jax.grad(loss, has_aux=True)(variables, z), jnp.eye(K)
+    )
+
+  grads, preds = run(broken)
+  expected_grads, expected = run(variables)
+  others = jnp.array([0, 1, 3])
+  close(preds[others], expected[others])
+  assert jnp.isnan(preds[2]).all()
+  # Of the loss at each index but the third, to the members but the third.
+  pick = jnp.ix_(others, others)
+  assert_trees_close(
+      jax.tree.map(lambda leaf: leaf[pick], grads),
+      jax.tree.map(lambda leaf: leaf[pick], expected_grads),
+  )
+
+
+def test_deterministic_is_its_base_at_any_index():
+  network = Deterministic(BASE)
+  variables = initialised(network, X, jax.random.key(0))
+  for index in network.indexer.sample(jax.random.key(1), 2):
+    output = network.apply(variables, X, index)
+    expected, _ = numpy_mlp(variables['params']['base'], X)
+    close(output.preds, expected)
+    close(output.extra['base'], expected)
+    assert output.prior is None
+
+
+# Mixed precision.
+
+FLOAT32 = {jnp.dtype('float32')}
+
+
+def mixed(name, dtype):
+  """A network whose every part computes in `dtype`, and its inputs."""
+  conv = ConvNet(C, channels=(2, 3), hidden=5, dtype=dtype)
+  if name == 'deterministic':
+    return Deterministic(conv), IMAGES
+  if name == 'ensemble':
+    return Ensemble(conv, K, prior=conv), IMAGES
+  return (
+      Epinet(
+          MLP((16, 16), C, dtype=dtype),
+          C,
+          ('inputs', 'hidden_1'),
+          index_dim=D,
+          hiddens=(16, 8),
+          priors={'x': MLPPrior((5,), C, size=D, dtype=dtype)},
+          dtype=dtype,
+      ),
+      X,
+  )
+
+
+@pytest.mark.parametrize('name', ['deterministic', 'ensemble', 'epinet'])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(name):
+  exact, x = mixed(name, None)
+  network, _ = mixed(name, 'bfloat16')  # a name, as in a config
+  index = network.indexer.sample(jax.random.key(0), 1)[0]
+  rngs = {'params': jax.random.key(3), 'frozen': jax.random.key(4)}
+  variables = jax.jit(network.init)(rngs, x, index)
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == FLOAT32
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      variables,
+      jax.jit(exact.init)(rngs, x, index),
+  )
+
+  def run(network):
+    def value(params):
+      apply = functools.partial(network.apply, mutable=['batch_stats'])
+      output, updated = apply(
+          {**variables, 'params': params}, x, index, train=True
+      )
+      loss = jnp.square(output.preds - 1).mean()
+      return loss, (output, updated)
+
+    return value, jax.jit(jax.grad(value, has_aux=True))(variables['params'])
+
+  value, (grads, (output, updated)) = run(network)
+  _, (exact_grads, (exact_output, _)) = run(exact)
+  results = jax.tree.leaves((grads, output, updated))
+  assert {leaf.dtype for leaf in results} == FLOAT32
+  # A bfloat16 has 8 bits: 0.4% in each of some four layers.
+  scale = float(np.abs(exact_output.preds).max())
+  close(output.preds, exact_output.preds, rtol=0, atol=0.03 * scale)
+  assert np.abs(output.preds - exact_output.preds).max() > 1e-6 * scale
+  norm, error = (
+      math.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(tree)))
+      for tree in (
+          exact_grads,
+          jax.tree.map(jnp.subtract, grads, exact_grads),
+      )
+  )
+  assert error < 0.1 * norm
+
+  # Every product with a kernel is one of bfloat16s; what contracts a finished
+  # basis with the index is none of these.
+  jaxpr = jax.make_jaxpr(value)(variables['params'])
+  kinds = ('dot_general', 'conv_general_dilated')
+  products = [
+      e for e in equations(jaxpr.jaxpr) if e.primitive.name in kinds
+  ]
+  low = [e for e in products if e.outvars[0].aval.dtype == jnp.bfloat16]
+  contractions = {'deterministic': 0, 'ensemble': 2, 'epinet': 1}[name]
+  assert len(products) - len(low) == contractions
+  assert len(low) >= 4
