@@ -17,7 +17,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = default_config()
   config.dataset = {'name': 'two_moons', 'holdout': 0.0}
   config.batch_size = 64
-  config.num_steps = 1000
+  config.num_steps = 2000
   config.num_indices = 8
   config.network = {
       'name': 'epinet',
@@ -26,7 +26,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'features': ('inputs', 'hidden_1'),
       'index_dim': 10,
       'hiddens': (50,),
-      'prior_scale': 1.0,
+      'prior_scale': 5.0,
       # A prior of the input varies where the base's features do not.
       'priors': {
           'inputs': {
@@ -34,13 +34,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
               'hiddens': (20, 20),
               'classes': 2,
               'size': 10,
-              'scale': 1.0,
+              'scale': 10.0,
           }
       },
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 3e-3
-  config.optimizer.weight_decay = 1e-4
+  config.optimizer.weight_decay = 1e-2
   if 'smoke' in variants:
     config.batch_size = 8
     config.num_steps = 2

@@ -15,6 +15,7 @@ import importlib
 import pkgutil
 from typing import Any
 
+from flax import linen as nn
 import ml_collections
 
 from flax_enn.networks.frozen import Frozen
@@ -80,7 +81,14 @@ def build(
   if missing:
     raise ValueError(f'{path} ({cls.__name__}) lacks the fields {missing}')
   built = cls(**fields)
-  return Frozen(net=built) if config.get('frozen', False) else built
+  if not config.get('frozen', False):
+    return built
+  if not isinstance(built, nn.Module):
+    raise ValueError(
+        f'{path}.frozen is set, but {cls.__name__} is no network; only networks'
+        ' can be frozen'
+    )
+  return Frozen(net=built)
 
 
 def find(name: str, package: str, path: str) -> type:

@@ -5,7 +5,7 @@ recipe needs; `check(config)` says what is wrong with the numbers of a config
 before anything is built.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import Any
 
@@ -122,7 +122,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_fields(
-    found: Mapping[str, Any], defaults: Mapping[str, Any], path: str
+    found: Iterable[str], defaults: Iterable[str], path: str
 ) -> None:
   check_names(found, defaults, path, 'this section')
   lacking = sorted(set(defaults) - set(found))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from flax_enn.core import Batch, EpistemicNetwork
 from flax_enn.losses import Objective
 from flax_enn.training import config as config_lib
 from flax_enn.training import optimizer
+from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import TrainState, abstract_state, init_state
 from flax_enn.training.step import train_step
 
@@ -82,10 +82,7 @@ class Plan:
         mesh=mesh,
         dataset=build.build(section, 'flax_enn.data', 'config.dataset'),
         network=network,
-        objectives={
-            name: _objective(config, name).bind(network.indexer)
-            for name in config.objectives
-        },
+        objectives=create_objectives(config, network.indexer),
         tx=optimizer.create_optimizer(config.optimizer, config.num_steps),
         schedule=optimizer.create_schedule(config.optimizer, config.num_steps),
     )
@@ -224,31 +221,3 @@ def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
           f' ({indices}) does not divide; set it to a multiple of {indices}, or'
           ' change config.mesh.index'
       )
-
-
-def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
-  """Builds one objective; noise without a seed is drawn from the run's."""
-  path = f'config.objectives.{name}'
-  section = config.objectives[name]
-  fields = [f.name for f in dataclasses.fields(Objective)]
-  build.check_names(section, fields, path, 'an objective')
-  if 'loss' not in section:
-    raise ValueError(
-        f"{path} has no loss; add for example loss=dict(name='xent')"
-    )
-
-  def built(field: str, value: Any) -> Any:
-    return build.build(value, 'flax_enn.losses', f'{path}.{field}')
-
-  noise = []
-  for key, value in (section.get('noise') or {}).items():
-    seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
-    noise.append(built(f'noise.{key}', {'seed': seed, **value}))
-  inputs = section.get('inputs')
-  return Objective(
-      loss=built('loss', section['loss']),
-      weight=section.get('weight', 1.0),
-      inputs=built('inputs', inputs) if inputs else None,
-      noise=tuple(noise),
-      across=section.get('across', False),
-  )
