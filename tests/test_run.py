@@ -17,11 +17,8 @@ CONFIGS = sorted(path.stem for path in (tiny.ROOT / 'configs').glob('*.py'))
 # What a config is called with after the colon, other than nothing and `smoke`.
 VARIANTS = {'digits_epinet': ['joint']}
 
-CLASSIFICATION = {
-    'accuracy', 'nll', 'joint_nll', 'joint_nll_sampled', 'joint_nll_distinct',
-    'ece', 'brier',
-}
-REGRESSION = {'rmse', 'nll', 'joint_nll', 'joint_nll_distinct'}
+CLASSIFICATION = {'accuracy', 'nll', 'joint_nll', 'ece', 'brier'}
+REGRESSION = {'rmse', 'nll', 'joint_nll'}
 
 
 def get_config(name: str, arg: str = '') -> ml_collections.ConfigDict:

@@ -12,6 +12,9 @@ import numpy as np
 
 Metrics = Mapping[str, float]  # name -> value
 
+# What the table and the file show; all metrics go to the training curves.
+SHOWN = ('accuracy', 'rmse', 'nll', 'joint_nll', 'ece', 'brier')
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
@@ -41,7 +44,7 @@ class Results:
 def table(results: Results) -> str:
   """Lays the metrics out as text: rows base and enn, and their ratio."""
   metrics = results.metrics
-  names = list(metrics['enn'])
+  names = [name for name in SHOWN if name in metrics['enn']]
   rows = [['', *names]]
   for who, values in metrics.items():
     rows.append([who, *(f'{values[name]:.4f}' for name in names)])
@@ -78,7 +81,11 @@ def write_results(
   content = {
       'step': int(step),
       split: {
-          who: {k: v if math.isfinite(v) else None for k, v in values.items()}
+          who: {
+              k: v if math.isfinite(v) else None
+              for k, v in values.items()
+              if k in SHOWN
+          }
           for who, values in results.metrics.items()
       },
   }

@@ -1,0 +1,187 @@
+"""What README.md and the configs tell a newcomer to do can be done.
+
+Python blocks run in order in one folder, each in a process of its own. A block
+that starts with `# NAME.py` is saved there under this name, so that later
+blocks may import it; and a comment behind a `print` is what it prints.
+"""
+
+import configparser
+import importlib
+from pathlib import Path
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from flax_enn.evaluation import Results, table
+from tests import test_laws, tiny
+
+README = (tiny.ROOT / 'README.md').read_text()
+DOCSTRINGS = {
+    path.name: path.read_text().split('"""')[1]
+    for path in sorted((tiny.ROOT / 'configs').glob('*.py'))
+}
+
+
+def blocks(language):
+  return re.findall(rf'^```{language}\n(.*?)^```$', README, re.M | re.S)
+
+
+def commands(text):
+  """Each command as its words, without `NAME=value` before it and comments."""
+  for line in text.replace('\\\n', ' ').splitlines():
+    words = shlex.split(line, comments=True)
+    while words and re.match(r'\w+=', words[0]):
+      words.pop(0)
+    if words:
+      yield words
+
+
+def all_commands():
+  yield from commands(''.join(blocks('(?:bash|console)')))
+  # Those in running text, and those in a config's docstring.
+  for code in re.findall(r'`([^`]+)`', re.sub(r'(?ms)^```.*?^```', '', README)):
+    if re.match(r'make( |$)|\S*python train\.py', code):
+      yield from commands(' '.join(code.split()))
+  for text in DOCSTRINGS.values():
+    lines = text.replace('\\\n', ' ').splitlines()
+    yield from commands(
+        '\n'.join(line for line in lines if line.startswith('  python'))
+    )
+
+
+def check(words):
+  """Starts the process that says whether a command can be run."""
+  match words:
+    case ['make', *rest]:
+      ask = ['make', '-n', *rest]
+    case [python, 'train.py', *rest] if Path(python).name == 'python':
+      ask = [sys.executable, 'train.py', *rest, '--only_check_args']
+    case _:
+      pytest.fail(f'this test cannot tell whether `{shlex.join(words)}` works')
+  return subprocess.Popen(
+      ask,
+      cwd=tiny.ROOT,
+      text=True,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+  )
+
+
+def failures(found):
+  """Command -> what is wrong with it."""
+  # All at once: each mostly waits for its imports.
+  processes = {c: check(shlex.split(c)) for c in set(map(shlex.join, found))}
+  errors = {c: p.communicate()[1] for c, p in processes.items()}
+  wrong = {c: errors[c] for c, p in processes.items() if p.returncode}
+  for command in processes:
+    # Flags alone do not open the file.
+    for name in re.findall(r'--config=([^\s:]+)', command):
+      if not (tiny.ROOT / name).is_file():
+        wrong[command] = f'there is no {name}'
+  return wrong
+
+
+def test_commands_work():
+  found = list(all_commands())
+  assert ['make', 'train'] in found
+  assert ['make', 'test'] in found
+  assert not failures(found)
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'make trian',
+        'python train.py --config=configs/digit_base.py --workdir=runs/x',
+        'python train.py --config=configs/digits_base.py --work=runs/x',
+        'python train.py --config=configs/digits_base.py:jiont --workdir=x',
+        'python train.py --config=configs/digits_base.py --workdir=runs/x'
+        ' --config.batchsize=3',
+    ],
+)
+def test_a_command_that_does_not_work_is_found(command):
+  assert failures(commands(command))
+
+
+def test_every_config_has_its_command_and_numbers():
+  for name, text in DOCSTRINGS.items():
+    assert f'--config=configs/{name} ' in text
+    assert 'Expected' in text, name
+
+
+def test_python_blocks_run(tmp_path, monkeypatch):
+  # The digits are prepared there, whoever runs this.
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
+  sources = blocks('python')
+  assert len(sources) >= 3
+  for i, source in enumerate(sources):
+    name = re.match(r'# (\w+\.py)\n', source)
+    path = tmp_path / (name[1] if name else f'block_{i}.py')
+    path.write_text(source)
+    process = tiny.python(path, cwd=tmp_path)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    for line in re.findall(r'^print\(.*\)  # (.*)$', source, re.M):
+      assert line in printed.splitlines(), source
+
+
+def test_the_network_of_the_readme_keeps_the_laws(tmp_path, monkeypatch):
+  (source,) = [s for s in blocks('python') if 'def example()' in s]
+  (tmp_path / 'readme_network.py').write_text(source)
+  monkeypatch.syspath_prepend(tmp_path)
+  module = importlib.import_module('readme_network')
+  monkeypatch.setitem(
+      sys.modules, 'flax_enn.networks.readme_network', module
+  )
+  test_laws.test_has_the_interface('readme_network')
+  test_laws.test_law_index_free('readme_network')
+  test_laws.test_law_frozen('readme_network')
+  test_laws.test_law_joint('readme_network')
+  test_laws.test_law_devices('readme_network', (4, 2, 1))
+
+
+def test_the_table_is_what_is_printed():
+  (text,) = [block for block in blocks('text') if 'enn/base' in block]
+  names, *rows = [line.split() for line in text.splitlines()]
+  numbers = {who: map(float, values) for who, *values in rows[:2]}
+  results = Results(
+      metrics={who: dict(zip(names, v)) for who, v in numbers.items()},
+      task='classification',
+      tau=10,
+      calibration={},
+      disagreement=None,
+      examples={},
+  )
+  assert table(results) == text.rstrip('\n')
+
+
+def test_links_and_paths_exist():
+  links = re.findall(r'\]\(([^)#\s]+)\)', README)
+  paths = re.findall(
+      r'`((?:flax_enn|configs|tests|docs)/[\w/.]*)`', README
+  )
+  missing = [
+      path
+      for path in [*links, *paths]
+      if '://' not in path and not (tiny.ROOT / path).exists()
+  ]
+  assert links and paths and not missing
+
+
+def test_pictures_are_small():
+  pictures = list((tiny.ROOT / 'docs').rglob('*.png'))
+  assert pictures
+  for path in pictures:
+    assert path.stat().st_size < 250_000, path
+    assert str(path.relative_to(tiny.ROOT)) in README
+
+
+def test_extras_exist():
+  config = configparser.ConfigParser()
+  config.read(tiny.ROOT / 'setup.cfg')
+  named = re.findall(r'the extras (`.*?) are', README)[0] + '`train`'
+  extras = set(re.findall(r'`(\w+)`', named))
+  assert extras <= set(config['options.extras_require'])
