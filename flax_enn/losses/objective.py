@@ -40,6 +40,11 @@ class Objective:
 
   def __post_init__(self):
     object.__setattr__(self, 'noise', tuple(self.noise))
+    if self.across and self.noise:
+      raise ValueError(
+          'an objective with across=True sees all indices at once, and noise is'
+          ' that of one index; set config.objectives.*.noise to None'
+      )
     seeds = [n.seed for n in self.noise if hasattr(n, 'seed')]
     if len(set(seeds)) < len(seeds):
       raise ValueError(

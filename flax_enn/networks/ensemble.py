@@ -66,7 +66,11 @@ class Ensemble(nn.Module):
 
 def _choose(basis: jax.Array, index: Index) -> jax.Array:
   """Contracts `[B, C, K]` with `[K]`; unchosen members cannot spread NaN."""
-  return jnp.where(index != 0, basis, 0) @ index
+  # Selecting by the index first would make an [N, B, C, K] array of N indices.
+  finite = jnp.isfinite(basis)
+  chosen = jnp.where(finite, basis, 0) @ index
+  broken = (~finite).astype(chosen.dtype) @ jnp.abs(index)
+  return jnp.where(broken > 0, jnp.nan, chosen)
 
 
 def example() -> tuple[Ensemble, jax.Array]:

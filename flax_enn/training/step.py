@@ -46,8 +46,9 @@ def train_step(
   def total(params):
     variables = {'params': params, **state.collections}
     value, logs, updated = jnp.float32(0), {}, {}
-    for inputs, names in _by_inputs(objectives):
-      seen = batch if inputs is None else inputs(batch, inputs_key)
+    for number, (inputs, names) in enumerate(_by_inputs(objectives)):
+      key = jax.random.fold_in(inputs_key, number)
+      seen = batch if inputs is None else inputs(batch, key)
       outputs, statistics = _forward(network, variables, seen.x, indices)
       if inputs is None:  # statistics are those of the data
         updated = statistics
