@@ -7,9 +7,11 @@ goes on where a run was stopped; a finished run is judged again.
 """
 
 import os
+import sys
 
 # Several emulated CPU devices starve each other of threads without it.
 os.environ.setdefault('NPROC', '16')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # its greetings
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,9 +33,12 @@ _PROFILE_AT = flags.DEFINE_integer(
 )
 
 
+_CHATTY = ('jax', 'orbax')
+
+
 def _is_news(record):
   """Keeps the many lines that JAX and Orbax log about themselves out."""
-  chatty = any(f'/{name}/' in record.pathname for name in ('jax', 'orbax'))
+  chatty = any(f'-packages/{name}/' in record.pathname for name in _CHATTY)
   return record.levelno > logging.converter.absl_to_standard(logging.INFO) or (
       not chatty
   )
@@ -46,13 +51,29 @@ def main(argv):
   # Imported here so that --help and a wrong flag answer at once.
   from flax_enn.training import train_and_evaluate
 
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
   logging.get_absl_handler().addFilter(_is_news)
-  train_and_evaluate(
-      _CONFIG.value, _WORKDIR.value, profile_at=_PROFILE_AT.value
-  )
+  try:
+    train_and_evaluate(
+        _CONFIG.value, _WORKDIR.value, profile_at=_PROFILE_AT.value
+    )
+  except (ValueError, FloatingPointError, ModuleNotFoundError) as e:
+    if logging.get_verbosity() > logging.INFO:
+      raise
+    sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')
+
+
+def parse_flags(argv):
+  """Parses the flags; a field that the config does not have is named."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as e:
+    sys.exit(
+        f'The config has no field {e.args[0]}\nThe command line can set what'
+        ' the config file or default_config() names.'
+    )
 
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -10,6 +10,7 @@ brackets the range over the seeds 0, 1 and 2):
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from flax_enn.training import default_config, parse_variants
 
@@ -19,12 +20,18 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
   config.dataset.name = 'digits'
+  config.dataset.data_dir = config_dict.placeholder(str)  # TFDS's own
   config.batch_size = 64
   config.num_steps = 2000
   config.num_indices = 1
   config.network = {
       'name': 'deterministic',
-      'base': {'name': 'mlp', 'hiddens': (64, 64), 'classes': 10},
+      'base': {
+          'name': 'mlp',
+          'hiddens': (64, 64),
+          'classes': 10,
+          'dtype': 'float32',
+      },
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 3e-3
@@ -34,7 +41,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.chunk = 1
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 8
+    config.batch_size = 16
     config.num_steps = 2
     config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
     config.network.base.hiddens = (8, 8)

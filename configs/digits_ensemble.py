@@ -10,6 +10,7 @@ split:
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from flax_enn.training import default_config, parse_variants
 
@@ -19,6 +20,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
   config.dataset.name = 'digits'
+  config.dataset.data_dir = config_dict.placeholder(str)  # TFDS's own
   config.batch_size = 64
   config.num_steps = 1000
   member = {
@@ -26,6 +28,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'channels': (16, 32),
       'hidden': 64,
       'classes': 10,
+      'dtype': 'float32',
   }
   config.network = {
       'name': 'ensemble',
@@ -48,7 +51,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optimizer.weight_decay = 1e-4
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 8
+    config.batch_size = 16
     config.num_steps = 2
     config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
     config.network.member.update(channels=(2, 3), hidden=4)

@@ -24,6 +24,7 @@ Hyper-parameters were chosen by cross-validation inside the training split.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from flax_enn.training import default_config, parse_variants
 
@@ -33,6 +34,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('joint', 'smoke'))
   config = default_config()
   config.dataset.name = 'digits'
+  config.dataset.data_dir = config_dict.placeholder(str)  # TFDS's own
   config.batch_size = 64
   config.num_steps = 1000
   config.num_indices = 8
@@ -42,6 +44,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
           'name': 'mlp',
           'hiddens': (64, 64),
           'classes': 10,
+          'dtype': 'float32',
           'frozen': 'joint' not in variants,
       },
       'classes': 10,
@@ -49,6 +52,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'index_dim': 10,
       'hiddens': (50,),
       'prior_scale': 1.5,
+      'dtype': 'float32',
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 1e-3
@@ -61,7 +65,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     }
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 8
+    config.batch_size = 16
     config.num_steps = 2
     config.init = None
     config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}

@@ -44,7 +44,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   }
   config.optimizer.learning_rate = 3e-3
   if 'smoke' in variants:
-    config.batch_size = 8
+    config.batch_size = 16
     config.num_steps = 2
     config.dataset = {
         'name': 'fake', 'shape': (1,), 'classes': 1, 'task': 'regression',

@@ -48,7 +48,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 3e-3
   config.optimizer.weight_decay = 1e-2
   if 'smoke' in variants:
-    config.batch_size = 8
+    config.batch_size = 16
     config.num_steps = 2
     config.dataset = {'name': 'fake', 'shape': (2,), 'classes': 2}
     config.network.base.hiddens = (8, 8)

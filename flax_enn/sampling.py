@@ -32,9 +32,8 @@ def over_index(
   Returns:
     What `fn` returns, with an axis N in front of (or where `out_axes` says).
   """
-  return jax.vmap(
-      fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS
-  )(indices)
+  mapped = jax.vmap(fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS)
+  return mapped(sharding.split_index(indices))
 
 
 def reduce_over_index(

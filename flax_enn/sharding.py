@@ -101,6 +101,27 @@ def constrain(x: Any, *names: str | None) -> Any:
   return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), x)
 
 
+def split_index(indices: Any) -> Any:
+  """Asks the compiler to split work over indices along the index axis.
+
+  Args:
+    indices: pytree of `[N, ...]`; its other axes are left to the compiler.
+      Where the index axis does not divide N, every device does all of them.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return indices
+
+  def split(leaf):
+    if leaf.shape[0] % mesh.shape[INDEX_AXIS]:
+      return leaf
+    free = [PartitionSpec.UNCONSTRAINED] * (leaf.ndim - 1)
+    spec = PartitionSpec(*RULES.spec('index'), *free)
+    return jax.lax.with_sharding_constraint(leaf, spec)
+
+  return jax.tree.map(split, indices)
+
+
 def state_shardings(state: Any, mesh: Mesh) -> Any:
   """The sharding of every leaf of a train state, from its abstract values.
 

@@ -30,10 +30,13 @@ def reading(path: epath.Path) -> Generator[None]:
   """Turns whatever a reader raises into a `DamagedCheckpointError`.
 
   Orbax has no error of its own for a damaged file: the parser of that file
-  speaks (JSON, zarr, OCDBT, a missing key …), so every exception counts.
+  speaks (JSON, zarr, OCDBT, a missing key …), so every exception counts but
+  those that say nothing of the file.
   """
   try:
     yield
+  except (MemoryError, PermissionError, TimeoutError, ConnectionError):
+    raise
   except Exception as error:
     reason = str(error).strip().partition('\n')[0][:200]
     raise DamagedCheckpointError(

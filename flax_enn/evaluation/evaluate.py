@@ -34,7 +34,7 @@ class Evaluator:
     chunk: indices that are mapped over at once; bounds memory.
     mesh: from `sharding.create_mesh`; the first device by default.
     num_examples: how many of the examples with the highest disagreement are
-      kept for the report, at least.
+      kept for the report, at most.
   """
 
   network: Any

@@ -72,7 +72,12 @@ def _classification(
 ) -> None:
   """Numbers above; below them images, or maps of a plane."""
   shape = dataset.shape
-  if len(shape) == 3 and shape[-1] in (1, 3):
+  # Without an index there is nothing to disagree on.
+  agree = results.examples['disagreement'].max(initial=0) < 1e-5
+  if agree:
+    figure.set_size_inches(9, 4.3)
+    top = figure
+  elif len(shape) == 3 and shape[-1] in (1, 3):
     figure.set_size_inches(13, 9)
     top, bottom = _halves(figure)
     _images(bottom, results, predict)
@@ -83,13 +88,14 @@ def _classification(
   else:
     figure.set_size_inches(13, 4.3)
     top = figure
-  grid = top.add_gridspec(2, 3, height_ratios=(3, 1))
+  grid = top.add_gridspec(2, 2 if agree else 3, height_ratios=(3, 1))
   upper = top.add_subplot(grid[0, 0])
   lower = top.add_subplot(grid[1, 0], sharex=upper)
   panels.reliability(upper, lower, results.calibration, results.metrics)
-  middle, right = (top.add_subplot(grid[:, i]) for i in (1, 2))
+  middle = top.add_subplot(grid[:, 1])
   panels.log_losses(middle, results.metrics, results.tau)
-  if results.disagreement is not None:
+  if results.disagreement is not None and not agree:
+    right = top.add_subplot(grid[:, 2])
     panels.disagreement(right, results.disagreement, dataset.classes)
 
 

@@ -16,7 +16,7 @@ import ml_collections
 from flax_enn.build import check_names
 
 # What may differ when a run goes on: how it is laid out, judged and kept.
-FREE_TO_CHANGE = ('mesh', 'eval', 'checkpoint', 'num_steps', 'log_every')
+FREE_TO_CHANGE = ('mesh', 'eval', 'checkpoint', 'num_steps')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -30,8 +30,8 @@ def default_config() -> ml_collections.ConfigDict:
     log_every: steps between two written points of the training curves.
     dataset: `name` of a file in `flax_enn/data` and its fields; `holdout`, the
       part of the training split to judge on instead of the test split (tune
-      with it); the loader's
-      `workers` (processes; 0 loads in threads) and `read_ahead` (batches).
+      with it); the loader's `workers` (processes; 0 loads in threads) and
+      `read_ahead` (batches).
     network: `name` of a file in `flax_enn/networks`, and its fields.
     objectives: named terms; each has a `loss` and may have `weight`, `inputs`,
       `noise` (named) and `across`.
@@ -63,6 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
           'name': 'adamw',
           'learning_rate': 1e-3,
           'weight_decay': 0.0,
+          'clip_norm': 0.0,
           'schedule': {'name': 'cosine', 'warmup_steps': 0},
       },
       'init': None,
@@ -114,6 +115,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_integer(config, field, 1)
   for field in _NOT_NEGATIVE:
     _check_integer(config, field, 0)
+  if config.seed >= 2**32:
+    raise ValueError(
+        f'config.seed is {config.seed}; a seed is less than 2**32, or two of'
+        ' them would give the same run'
+    )
+  if config.eval.tau > config.batch_size:
+    raise ValueError(
+        f'config.eval.tau is {config.eval.tau}, but no batch has more than'
+        f' config.batch_size ({config.batch_size}) inputs; set config.eval.tau'
+        ' to that or less'
+    )
   if not config.objectives:
     raise ValueError(
         'config.objectives is empty; it needs at least one named objective, for'

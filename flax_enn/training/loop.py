@@ -1,6 +1,7 @@
 """A run from config to results: train, keep, judge, report."""
 
 import collections
+from collections.abc import Generator, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -48,6 +49,11 @@ def train_and_evaluate(
   """
   workdir = epath.Path(workdir)
   plan = Plan.from_config(config)
+  if profile_at is not None and not 0 < profile_at < config.num_steps - 5:
+    raise ValueError(
+        f'--profile_at is {profile_at}; a profile of five steps must start'
+        f' after step 0 and end before config.num_steps ({config.num_steps})'
+    )
   config_lib.check_workdir(config, workdir)
   _check_start(plan, workdir)
   with contextlib.ExitStack() as stack:
@@ -63,8 +69,10 @@ def train_and_evaluate(
     judge = Judge(plan, writer)
     hooks = writers.create_hooks(workdir, writer, config.num_steps, profile_at)
     state, results = _train(plan, state, checkpoints, judge, writer, hooks)
+    checkpoints.wait()
+    written = write_results(workdir, config.num_steps, plan.split, results)
     judge.report(state, results, workdir)
-    return write_results(workdir, config.num_steps, plan.split, results)
+    return written
 
 
 def _check_start(plan: Plan, workdir: epath.Path) -> None:
@@ -98,12 +106,13 @@ def _first_state(
       plan.network, plan.tx, config.seed, plan.example, plan.mesh
   )
   state = warm_start(state, config.init, workdir)
-  parameter_overview.log_parameter_overview(
-      state.params, msg='Trained parameters'
-  )
+  variables = {'Trained parameters': state.params}
   if 'frozen' in state.collections:
+    variables['Frozen variables'] = state.collections['frozen']
+  for title, values in variables.items():
+    # Means and deviations would fetch arrays, which other hosts may hold.
     parameter_overview.log_parameter_overview(
-        state.collections['frozen'], msg='Frozen variables'
+        values, msg=title, include_stats=False
     )
   return state
 
@@ -131,7 +140,9 @@ def _train(
   results, waiting = None, collections.deque()
   for step in range(start + 1, config.num_steps + 1):
     last = step == config.num_steps
-    state, logs = train_step(state, next(batches))
+    with _kept_on_bad_data(plan, state, step - 1, checkpoints):
+      batch = next(batches)
+    state, logs = train_step(state, batch)
     waiting.append(logs)
     if len(waiting) > _IN_FLIGHT:
       jax.block_until_ready(waiting.popleft())
@@ -142,23 +153,46 @@ def _train(
       )
     for hook in hooks:
       hook(step)
-    metrics = None
-    if last or _due(step, config.eval.every):
-      results = judge(state, step)
-      metrics = results.metrics['enn']
-    if metrics or _due(step, config.checkpoint.every):
+    judged = last or _due(step, config.eval.every)
+    if judged or _due(step, config.checkpoint.every):
       _check_finite(state, checkpoints)
-      checkpoints.save(
-          state,
-          step,
-          metrics=metrics,
-          meta={'config': json.loads(config.to_json())},
-      )
+      metrics = None
+      if judged:
+        results = judge(state, step)
+        metrics = results.metrics['enn']
+      _save(plan, state, step, checkpoints, metrics)
   return state, results or judge(state, config.num_steps)
 
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
+
+
+def _save(
+    plan: Plan,
+    state: TrainState,
+    step: int,
+    checkpoints: Checkpoints,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+  """Starts to save a state that is known to be finite."""
+  meta = {'config': json.loads(plan.config.to_json())}
+  checkpoints.save(state, step, metrics=metrics, meta=meta)
+
+
+@contextlib.contextmanager
+def _kept_on_bad_data(
+    plan: Plan, state: TrainState, step: int, checkpoints: Checkpoints
+) -> Generator[None]:
+  """Saves what was trained so far where the next batch cannot be read."""
+  try:
+    yield
+  except ValueError:
+    # Saving is a meeting of all hosts, and only this one knows of the error.
+    if step and jax.process_count() == 1 and int(state.nonfinite) < 0:
+      _save(plan, state, step, checkpoints)
+      logging.error('The data broke off; step %d is saved.', step)
+    raise
 
 
 def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
@@ -179,8 +213,8 @@ def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
   )
   raise FloatingPointError(
       f'the loss, its gradient or the update was not finite in step {bad};'
-      f' {kept}. Lower config.optimizer.learning_rate, or set'
-      ' config.optimizer.clip_norm'
+      f' {kept}. In a new --workdir, lower config.optimizer.learning_rate or'
+      ' set config.optimizer.clip_norm'
   )
 
 

@@ -1,6 +1,7 @@
 """What training minimises, from `config.objectives`."""
 
 import dataclasses
+import math
 from typing import Any
 import zlib
 
@@ -40,6 +41,9 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
   def built(field: str, value: Any) -> Any:
     return build.build(value, 'flax_enn.losses', f'{path}.{field}')
 
+  weight = section.get('weight', 1.0)
+  if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+    raise ValueError(f'{path}.weight is {weight!r}; expected a finite number')
   noise = []
   for key, value in (section.get('noise') or {}).items():
     seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
@@ -47,7 +51,7 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
   inputs = section.get('inputs')
   return Objective(
       loss=built('loss', section['loss']),
-      weight=section.get('weight', 1.0),
+      weight=weight,
       inputs=built('inputs', inputs) if inputs else None,
       noise=tuple(noise),
       across=section.get('across', False),

@@ -64,7 +64,8 @@ def create_optimizer(
   Args:
     config: `config.optimizer`. `name` is `sgd` (Nesterov `momentum`, and
       coupled `weight_decay`), `adamw` or `lamb` (`b1`, `b2`, and decoupled
-      `weight_decay`); `clip_norm` clips the global norm of the gradient.
+      `weight_decay`); `clip_norm` clips the global norm of
+      the gradient (0 does not).
     num_steps: length of the run, for the schedule.
 
   Returns:
@@ -78,6 +79,14 @@ def create_optimizer(
     )
   fields = (*_COMMON, *_OWN[name])
   build.check_names(config, fields, 'config.optimizer', f'optimizer {name}')
+  for field in ('weight_decay', 'clip_norm', 'momentum', 'b1', 'b2'):
+    most = 1 if field in ('momentum', 'b1', 'b2') else math.inf
+    value = config.get(field) or 0
+    if not isinstance(value, (int, float)) or not 0 <= value < most:
+      raise ValueError(
+          f'config.optimizer.{field} is {value!r}; expected a number of at'
+          f' least 0 and less than {most}'
+      )
   rate = create_schedule(config, num_steps)
   decay = config.get('weight_decay', 0.0)
   moments = {k: config[k] for k in ('b1', 'b2') if k in config}

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from flax_enn import build, data, sharding
-from flax_enn.core import Batch, EpistemicNetwork
+from flax_enn.core import Batch, EpistemicNetwork, Indexer
+from flax_enn.indexers import EnsembleIndexer
 from flax_enn.losses import Objective
 from flax_enn.training import config as config_lib
 from flax_enn.training import optimizer
@@ -64,7 +65,6 @@ class Plan:
     """
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh, devices)
-    check_mesh(config, mesh)
     section = {
         k: v
         for k, v in config.dataset.to_dict().items()
@@ -77,6 +77,7 @@ class Plan:
           ' indexer: a base or a prior is no epistemic network. Wrap it, as'
           " in dict(name='deterministic', base=…)"
       )
+    check_mesh(config, mesh, network.indexer)
     plan = cls(
         config=config,
         mesh=mesh,
@@ -188,7 +189,9 @@ class Plan:
     jax.eval_shape(step, batch)
 
 
-def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+def check_mesh(
+    config: ml_collections.ConfigDict, mesh: Mesh, indexer: Indexer
+) -> None:
   """Checks that everything that is split over the mesh divides.
 
   Raises:
@@ -212,8 +215,9 @@ def check_mesh(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
       'num_indices': config.num_indices,
       'eval.num_indices': config.eval.num_indices,
       'eval.chunk': config.eval.chunk,
-      'network.size': config.network.get('size', indices),
   }
+  if isinstance(indexer, EnsembleIndexer):
+    split['network.size'] = indexer.size
   for field, value in split.items():
     if value % indices:
       raise ValueError(

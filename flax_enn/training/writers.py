@@ -2,10 +2,13 @@
 
 from collections.abc import Generator
 import contextlib
+import importlib.util
 from typing import Any
 
 from etils import epath
 import jax
+
+_NEEDED = ('tensorflow', 'tensorboard', 'matplotlib')
 
 
 @contextlib.contextmanager
@@ -13,15 +16,17 @@ def opened(workdir: epath.Path) -> Generator[Any]:
   """A CLU writer: log lines on every host, TensorBoard files from the first.
 
   Raises:
-    ModuleNotFoundError: TensorFlow is not installed.
+    ModuleNotFoundError: the extra `train` is not installed.
   """
-  try:
-    from clu import metric_writers
-  except ModuleNotFoundError as e:
+  missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+  if missing:
     raise ModuleNotFoundError(
-        f'training writes its curves through CLU, which needs {e.name}: install'
-        " it with pip install 'flax_enn[train]'"
-    ) from e
+        'training writes its curves through CLU with TensorFlow and draws its'
+        f' report with matplotlib, but {" and ".join(missing)} is not'
+        " installed: pip install 'flax_enn[train]'"
+    )
+  from clu import metric_writers
+
   writer = metric_writers.create_default_writer(
       workdir, just_logging=jax.process_index() > 0
   )
