@@ -316,6 +316,8 @@ checkpoints.save(state, 1, meta={})
 checkpoints.wait()
 bulk = jax.random.normal(jax.random.key(0), (64, 1024, 512))
 checkpoints.save(state.replace(params={'w': bulk}), 2, meta={})
+while len(os.listdir(checkpoints.directory)) < 2:
+  pass  # until the save has begun on disk
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
