@@ -11,7 +11,9 @@ import sys
 
 # Several emulated CPU devices starve each other of threads without it.
 os.environ.setdefault('NPROC', '16')
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # its greetings
+# TensorFlow only writes the curves; it need not introduce itself.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 from absl import app, flags, logging
 from ml_collections import config_flags

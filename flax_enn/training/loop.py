@@ -72,6 +72,7 @@ def train_and_evaluate(
     checkpoints.wait()
     written = write_results(workdir, config.num_steps, plan.split, results)
     judge.report(state, results, workdir)
+    logging.info('See results.json and report.png in %s', workdir)
     return written
 
 
