@@ -1,8 +1,10 @@
 """What is wrong is said at once, with the field to change; nothing is lost."""
 
 import contextlib
+import dataclasses
 import math
 import shutil
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from flax_enn.checkpoints import Checkpoints
+from flax_enn.data.two_moons import TwoMoons
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
@@ -202,6 +205,33 @@ CONFIGS = {
     ),
     'no step': ({'num_steps': 0}, ['config.num_steps is 0', 'at least 1']),
     'negative seed': ({'seed': -1}, ['config.seed is -1', 'at least 0']),
+    'seed of more than 32 bits': (
+        {'seed': 2**32},
+        ['config.seed is 4294967296', 'less than 2**32'],
+    ),
+    'more labels at once than a batch has inputs': (
+        {'eval.tau': 17},
+        ['config.eval.tau is 17', 'config.batch_size (16)'],
+    ),
+    'negative weight decay': (
+        {'optimizer.weight_decay': -1.0},
+        ['config.optimizer.weight_decay is -1.0', 'at least 0'],
+    ),
+    'momentum of 1': (
+        {'optimizer': {'name': 'sgd', 'learning_rate': 0.1, 'momentum': 1.0}},
+        ['config.optimizer.momentum is 1.0', 'less than 1'],
+    ),
+    'weight of an objective that is not finite': (
+        {'objectives': {'data': {**_XENT, 'weight': math.inf}}},
+        ['config.objectives.data.weight is inf', 'finite'],
+    ),
+    'noise for a loss across indices': (
+        {
+            'objectives.data.across': True,
+            'objectives.data.noise': {'boot': {'name': 'bootstrap'}},
+        },
+        ['across=True', 'config.objectives.*.noise'],
+    ),
     'keeps no checkpoint': (
         {'checkpoint.keep': 0},
         ['config.checkpoint.keep is 0', 'at least 1'],
@@ -513,6 +543,46 @@ def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
   assert str(tmp_path) in message
   assert 'config.optimizer.learning_rate' in message
   assert not (tmp_path / 'results.json').exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(TwoMoons):
+  """Two moons with one input that is not finite, found when it is read."""
+
+  def load(self, split):
+    examples = super().load(split)
+    if split == 'train':
+      examples.x[self.bad] = math.nan
+    return examples
+
+  bad: ClassVar[int] = 99
+
+
+def test_data_that_break_off_leave_what_was_trained(tmp_path):
+  config = tiny.epinet(
+      num_steps=32,
+      dataset={'name': f'{__name__}:Broken', 'n_train': 512, 'n_test': 24},
+      **{'checkpoint.every': 0},
+  )
+  batches = Plan.from_config(config).train_batches()
+  good = 0
+  with pytest.raises(ValueError, match=r'not finite.*\[99\].*config\.dataset'):
+    while next(batches):
+      good += 1
+  assert 3 < good < 32, 'choose another seed'
+  with pytest.raises(ValueError, match=r'not finite.*\[99\].*config\.dataset'):
+    train_and_evaluate(config, tmp_path)
+  _, step = tiny.last_state(config, tmp_path)
+  assert good - 2 <= step <= good  # two batches are read ahead
+
+
+@pytest.mark.parametrize('step', [0, 3, -1])
+def test_a_profile_that_does_not_fit_the_run(tmp_path, step):
+  workdir = tmp_path / 'run'
+  says = f'--profile_at is {step};'
+  with no_compile(), pytest.raises(ValueError, match=says):
+    train_and_evaluate(tiny.epinet(), workdir, profile_at=step)
+  assert not workdir.exists()
 
 
 def test_a_first_update_that_overflows_is_not_kept(tmp_path):
