@@ -49,16 +49,20 @@ class Dataset(Protocol):
   def source(self, split: str) -> Source:
     """Examples of `'train'`, `'validation'` or `'test'`.
 
-    Each is `{'x': ..., 'y': ..., 'id': int32}`; the id is the number of the
-    example in its split.
+    Each is `{'x': ..., 'y': ..., 'id': int32}`, with x as it is stored; the id
+    is the number of the example in its split.
 
     Raises:
       ValueError: the split does not exist or has no examples.
     """
     ...
 
+  def preprocess(self, element: Element) -> Element:
+    """Makes of an example what the network sees of it in evaluation."""
+    ...
+
   def augment(self, element: Element, rng: np.random.Generator) -> Element:
-    """Changes a training example at random, drawing from `rng` alone."""
+    """The same for training, at random; draws from `rng` alone."""
     ...
 
 
@@ -91,10 +95,14 @@ class HeldOut(abc.ABC):
   def load(self, split: str) -> Source:
     """Examples `{'x': ..., 'y': ...}` of the whole `'train'` or `'test'`."""
 
-  def augment(self, element: Element, rng: np.random.Generator) -> Element:
+  def preprocess(self, element: Element) -> Element:
     """See `Dataset`; changes nothing here."""
-    del rng
     return element
+
+  def augment(self, element: Element, rng: np.random.Generator) -> Element:
+    """See `Dataset`; the same as in evaluation here."""
+    del rng
+    return self.preprocess(element)
 
   def source(self, split: str) -> Source:
     """See `Dataset`."""
@@ -138,6 +146,25 @@ class Numbered:
 
   def __getitem__(self, index: int) -> Element:
     return {**self.examples[int(self.rows[index])], 'id': np.int32(index)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessed:
+  """A source whose examples are as evaluation sees them.
+
+  Attributes:
+    examples: the source.
+    dataset: whose `preprocess` is applied.
+  """
+
+  examples: Source
+  dataset: Dataset
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, index: int) -> Element:
+    return self.dataset.preprocess(self.examples[index])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from flax_enn.core import Batch
-from flax_enn.data.base import Dataset
+from flax_enn.data.base import Dataset, Preprocessed
 from flax_enn.data.collate import Collate, Padded
 
 T = TypeVar('T')
@@ -116,7 +116,7 @@ def eval_batches(
   """
   import grain
 
-  source = dataset.source(split)
+  source = Preprocessed(dataset.source(split), dataset)
   rows = _rows(batch_size, hosts)
   length = -(-len(source) // batch_size) * batch_size
   stream = grain.MapDataset.source(Padded(source, length)).batch(

@@ -124,6 +124,60 @@ class ProjectedMLP(nn.Module):
     return at_least_float32(out)
 
 
+class BatchNorm(nn.Module):
+  """Batch normalisation over the batch, or over groups of so many examples.
+
+  A group is a virtual batch (the "ghost" of Hoffer et al., arXiv:1705.08741):
+  with it, a large batch trains as small ones do. It is a number of examples and
+  not the share of a device, so that results do not depend on the mesh.
+
+  Attributes:
+    group: examples that share their statistics; None for the whole batch.
+    momentum: of the running statistics, which average those of all groups.
+    epsilon: added to the variance.
+    dtype: of the result; parameters and statistics are float32.
+  """
+
+  group: int | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises the channels of `[B, ..., ch]`."""
+    size = x.shape[-1:]
+    scale = self.param('scale', nn.initializers.ones, size)
+    bias = self.param('bias', nn.initializers.zeros, size)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
+    var = self.variable('batch_stats', 'var', jnp.ones, size)
+    dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+    if not train or self.is_initializing():
+      factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+      return ((x - mean.value) * factor + bias).astype(dtype)
+    groups = self._split(at_least_float32(x))
+    axes = tuple(range(1, groups.ndim - 1))
+    means = groups.mean(axes, keepdims=True)
+    squares = jnp.square(groups).mean(axes, keepdims=True)
+    variances = jnp.maximum(squares - jnp.square(means), 0.0)
+    for running, of_groups in ((mean, means), (var, variances)):
+      now = of_groups.reshape(-1, *size).mean(0)
+      running.value = self.momentum * running.value + (1 - self.momentum) * now
+    factor = scale * jax.lax.rsqrt(variances + self.epsilon)
+    return ((groups - means) * factor + bias).reshape(x.shape).astype(dtype)
+
+  def _split(self, x: jax.Array) -> jax.Array:
+    """`[B, ...]` as `[B / group, group, ...]`."""
+    size = self.group or x.shape[0]
+    if size < 1 or x.shape[0] % size:
+      raise ValueError(
+          f'batch norm over groups of {size} examples cannot divide a batch of'
+          f' {x.shape[0]}; set config.network.base.bn_batch to a divisor of'
+          ' config.batch_size, or to None for the whole batch'
+      )
+    return x.reshape(-1, size, *x.shape[1:])
+
+
 def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
   """Raises a ValueError where an index has the wrong shape."""
   if index.shape != shape:

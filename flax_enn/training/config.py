@@ -73,19 +73,28 @@ def default_config() -> ml_collections.ConfigDict:
   })
 
 
-def parse_variants(arg: str, known: Sequence[str]) -> set[str]:
+def parse_variants(
+    arg: str, known: Sequence[str], one_of: Sequence[str] = ()
+) -> set[str]:
   """Splits what follows the colon in `--config=configs/NAME.py:a,b`.
 
   Args:
     arg: comma-separated names of variants.
     known: the variants that the config has.
+    one_of: more of them, of which there is always one: the first by default.
 
   Raises:
-    ValueError: a name that the config does not know.
+    ValueError: a name that the config does not know, or two of `one_of`.
   """
   variants = {name for name in arg.split(',') if name}
-  check_names(variants, known, '--config=…:', 'this config file')
-  return variants
+  check_names(variants, (*one_of, *known), '--config=…:', 'this config file')
+  chosen = sorted(variants & set(one_of))
+  if len(chosen) > 1:
+    raise ValueError(
+        f'--config=…:{arg} asks for {" and ".join(chosen)} at once; choose one'
+        f' of {", ".join(one_of)}'
+    )
+  return variants if chosen else variants | set(one_of[:1])
 
 
 _POSITIVE = (

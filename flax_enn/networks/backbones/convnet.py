@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
-from flax_enn.networks.layers import Dtype, fan_in_init
+from flax_enn.networks.layers import BatchNorm, Dtype, fan_in_init
 
 
 class ConvNet(nn.Module):
@@ -15,6 +15,7 @@ class ConvNet(nn.Module):
     channels: of the convolutions; from the second on they halve the image.
     hidden: width of the dense layer, whose activation is the feature `hidden`.
     classes: number of outputs C.
+    bn_batch: examples that share batch statistics, see `BatchNorm`.
     bn_momentum: of the running batch statistics.
     dtype: of the computation; parameters and statistics are float32.
   """
@@ -22,6 +23,7 @@ class ConvNet(nn.Module):
   classes: int
   channels: Sequence[int] = (16, 32)
   hidden: int = 64
+  bn_batch: int | None = None
   bn_momentum: float = 0.9
   dtype: Dtype = None
 
@@ -32,8 +34,7 @@ class ConvNet(nn.Module):
     """Maps images `[B, H, W, 1 or 3]` to logits `[B, C]` and features.
 
     The features are `inputs`, `block_0`, `block_1`, … (the convolutions after
-    their activation), `hidden` and `logits`. Batch statistics are those of the
-    global batch.
+    their activation), `hidden` and `logits`.
     """
     features = {'inputs': x}
     h = x
@@ -47,12 +48,12 @@ class ConvNet(nn.Module):
           kernel_init=fan_in_init,
           name=f'conv_{i}',
       )(h)
-      h = nn.BatchNorm(
-          use_running_average=not train,
+      h = BatchNorm(
+          group=self.bn_batch,
           momentum=self.bn_momentum,
           dtype=self.dtype,
           name=f'norm_{i}',
-      )(h)
+      )(h, train=train)
       h = features[f'block_{i}'] = nn.relu(h)
     h = h.reshape(h.shape[0], -1)
     h = self._dense(self.hidden, 'dense', h)

@@ -1,0 +1,38 @@
+"""A thin ResNet on Fashion-MNIST: the base of `fashion_mnist_epinet`.
+
+  python train.py --config=configs/fashion_mnist_resnet.py \
+    --workdir=runs/fashion_mnist_resnet --config.dataset.path=fashion_mnist.npz
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from flax_enn.training import default_config, parse_variants
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The recipe; `:smoke` is a tiny form."""
+  variants = parse_variants(arg, known=('smoke',))
+  config = default_config()
+  config.dataset.update(name='arrays', num_classes=10)
+  config.dataset.path = config_dict.placeholder(str)
+  config.batch_size = 128
+  config.num_steps = 1875
+  config.num_indices = 1
+  config.network = {
+      'name': 'deterministic',
+      'base': {'name': 'resnet', 'depth': 18, 'classes': 10},
+  }
+  config.objectives = {'data': {'loss': {'name': 'xent'}}}
+  config.optimizer = {
+      'name': 'sgd',
+      'learning_rate': 0.1,
+      'momentum': 0.9,
+      'weight_decay': 5e-4,
+      'clip_norm': 0.0,
+      'schedule': {'name': 'cosine', 'warmup_steps': 100},
+  }
+  config.eval.num_indices = 1
+  config.eval.chunk = 1
+  config.checkpoint.every = 500
+  return config

@@ -1,0 +1,180 @@
+"""Residual networks as bases: those of ImageNet and those of CIFAR.
+
+He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027) for
+the pre-activation form of ImageNet, "Deep Residual Learning" (arXiv:1512.03385,
+section 4.2) for the thin ones of CIFAR; both as in enn
+(`enn/networks/resnet/lib.py`), whose published checkpoints they fit.
+"""
+
+from collections.abc import Sequence
+import functools
+import itertools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_enn.networks.layers import (
+  BatchNorm,
+  Dtype,
+  at_least_float32,
+  fan_in_init,
+)
+
+# Blocks in each group by depth. (What enn calls 18 has 14 layers.)
+_CIFAR = {n: (b,) * 3 for n, b in
+          {18: 2, 32: 5, 44: 7, 56: 9, 110: 18}.items()}  # fmt: skip
+_IMAGENET = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+
+class ResNet(nn.Module):
+  """A residual network by its depth.
+
+  50, 101, 152 and 200 are the pre-activation bottleneck networks of ImageNet,
+  18, 32, 44, 56 and 110 the thin ones of CIFAR, whose shortcuts have no
+  parameters. The last layer starts at zero.
+
+  Attributes:
+    classes: number of outputs C.
+    depth: one of those above.
+    blocks: residual blocks in each group; those of `depth` by default.
+    channels: outputs of each group; (256, 512, 1024, 2048) or (16, 32, 64).
+    bn_batch: examples that share batch statistics, see `BatchNorm`.
+    bn_momentum: of the running batch statistics.
+    dtype: of the computation up to the pooled features; parameters,
+      statistics, pooled features and logits are float32.
+  """
+
+  classes: int
+  depth: int = 50
+  blocks: Sequence[int] | None = None
+  channels: Sequence[int] | None = None
+  bn_batch: int | None = None
+  bn_momentum: float = 0.9
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps images `[B, H, W, ch]` to logits `[B, C]` and features.
+
+    The features are `inputs`, `block_0`, `block_1`, … (the output of each
+    block), `pooled` (`[B, F]`, the mean over the image of the last activation)
+    and `logits`.
+    """
+    thin, groups = self._groups()
+    conv = functools.partial(
+        nn.Conv, use_bias=False, kernel_init=fan_in_init, dtype=self.dtype
+    )
+    norm = functools.partial(
+        BatchNorm,
+        group=self.bn_batch,
+        momentum=self.bn_momentum,
+        dtype=self.dtype,
+    )
+    features = {'inputs': x}
+    if thin:
+      h = conv(groups[0][1], (3, 3), name='stem')(x)
+      h = nn.relu(norm(name='stem_norm')(h, train=train))
+    else:
+      h = conv(groups[0][1] // 4, (7, 7), strides=2, name='stem')(x)
+      h = nn.max_pool(h, (3, 3), strides=(2, 2), padding='SAME')
+    block, number = ThinBlock if thin else Bottleneck, itertools.count()
+    for group, (blocks, channels) in enumerate(groups):
+      for i in range(blocks):
+        name = f'block_{next(number)}'
+        stride = 2 if group and i == 0 else 1
+        h = block(conv, norm, channels, stride, i == 0, name=name)(h, train)
+        features[name] = h
+    if not thin:
+      h = nn.relu(norm(name='final_norm')(h, train=train))
+    pooled = features['pooled'] = at_least_float32(h).mean((1, 2))
+    logits = features['logits'] = nn.Dense(
+        self.classes, kernel_init=nn.initializers.zeros, name='out'
+    )(pooled)
+    return logits, features
+
+  def _groups(self) -> tuple[bool, list[tuple[int, int]]]:
+    """Whether it is a thin one; blocks and channels of each group."""
+    thin = self.depth in _CIFAR
+    known = _CIFAR | _IMAGENET
+    if self.depth not in known:
+      raise ValueError(
+          f'depth of ResNet is {self.depth}; set config.network.base.depth to'
+          f' one of {sorted(known)}'
+      )
+    first = 16 if thin else 256
+    blocks = self.blocks or known[self.depth]
+    channels = self.channels or [first * 2**i for i in range(len(blocks))]
+    if len(blocks) != len(channels):
+      raise ValueError(
+          f'ResNet has {len(blocks)} groups by `blocks` and {len(channels)} by'
+          ' `channels`; set config.network.base.blocks and .channels to as many'
+      )
+    return thin, list(zip(blocks, channels))
+
+
+class Bottleneck(nn.Module):
+  """The pre-activation block: 1x1, 3x3 and 1x1 convolutions.
+
+  Attributes:
+    conv: makes a convolution, `nn.Conv` with its options.
+    norm: makes a `BatchNorm`.
+    channels: of the output; a quarter of it in between.
+    stride: of the 3x3 convolution.
+    project: whether the shortcut is a 1x1 convolution.
+  """
+
+  conv: Any
+  norm: Any
+  channels: int
+  stride: int
+  project: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    width = self.channels // 4
+    h = shortcut = nn.relu(self.norm(name='norm_0')(x, train=train))
+    h = self.conv(width, (1, 1), name='conv_0')(h)
+    h = nn.relu(self.norm(name='norm_1')(h, train=train))
+    h = self.conv(width, (3, 3), strides=self.stride, name='conv_1')(h)
+    h = nn.relu(self.norm(name='norm_2')(h, train=train))
+    h = self.conv(self.channels, (1, 1), name='conv_2')(h)
+    if not self.project:
+      return h + x
+    project = self.conv(
+        self.channels, (1, 1), strides=self.stride, name='shortcut'
+    )
+    return h + project(shortcut)
+
+
+class ThinBlock(nn.Module):
+  """The block of the CIFAR networks: two 3x3 convolutions.
+
+  Its shortcut leaves pixels out where it strides, and fills up the channels
+  with zeros. The attributes are those of `Bottleneck`; nothing is projected.
+  """
+
+  conv: Any
+  norm: Any
+  channels: int
+  stride: int
+  project: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    h = self.conv(self.channels, (3, 3), strides=self.stride, name='conv_0')(x)
+    h = nn.relu(self.norm(name='norm_0')(h, train=train))
+    h = self.conv(self.channels, (3, 3), name='conv_1')(h)
+    h = self.norm(name='norm_1')(h, train=train)
+    more = self.channels - x.shape[-1]
+    pad = [(0, 0)] * 3 + [(more // 2, more - more // 2)]
+    shortcut = jnp.pad(x[:, :: self.stride, :: self.stride], pad)
+    return nn.relu(h + shortcut)
