@@ -44,6 +44,16 @@ def _truncated(fan_in: int) -> nn.initializers.Initializer:
   return nn.initializers.truncated_normal(1 / math.sqrt(max(fan_in, 1)))
 
 
+def per_member(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+  """The same initialiser for kernels `[K, ...]`, each from a key of its own."""
+
+  def init_all(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32):
+    keys = jax.random.split(key, shape[0])
+    return jax.vmap(lambda k: init(k, shape[1:], dtype))(keys)
+
+  return init_all
+
+
 class IndexDense(nn.Module):
   """`W h + V z + b`: a dense layer over the concatenation of z and h.
 

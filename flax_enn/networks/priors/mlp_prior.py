@@ -6,7 +6,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.networks.layers import Dtype, at_least_float32, fan_in_init
+from flax_enn.networks.layers import (
+  Dtype,
+  at_least_float32,
+  fan_in_init,
+  per_member,
+)
 
 
 class MLPPrior(nn.Module):
@@ -21,6 +26,8 @@ class MLPPrior(nn.Module):
     hiddens: widths of each perceptron's hidden layers.
     classes: number of outputs C.
     size: number of perceptrons, the dimension D of the index.
+    pool: (window, stride) of an average pooling of images before that; (10, 5)
+      makes the perceptrons those of enn's `make_imagenet_mlp_prior`.
     scale: factor on the output.
     dtype: of the computation.
   """
@@ -28,12 +35,16 @@ class MLPPrior(nn.Module):
   hiddens: Sequence[int]
   classes: int
   size: int
+  pool: tuple[int, int] | None = None
   scale: float = 1.0
   dtype: Dtype = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, ...]` to the basis `[B, C, D]`, float32."""
+    if self.pool is not None:
+      window, stride = self.pool
+      x = nn.avg_pool(x, (window, window), strides=(stride, stride))
     h = x.reshape(x.shape[0], 1, -1)
     for i, width in enumerate((*self.hiddens, self.classes)):
       if i:
@@ -43,16 +54,12 @@ class MLPPrior(nn.Module):
 
   def _dense(self, width: int, i: int, h: jax.Array) -> jax.Array:
     """Maps `[B, D or 1, F]` to `[B, D, width]`, one kernel per perceptron."""
-    def kernels(key, shape, dtype):
-      keys = jax.random.split(key, self.size)
-      return jax.vmap(lambda k: fan_in_init(k, shape[1:], dtype))(keys)
-
     fan_in = h.shape[-1]
     bias_init = nn.initializers.zeros
     if i == 0:  # so that the perceptrons differ in where their units switch
       bias_init = nn.initializers.truncated_normal(fan_in**-0.5)
     kernel = self.param(
-        f'kernel_{i}', kernels, (self.size, fan_in, width), jnp.float32
+        f'kernel_{i}', per_member(fan_in_init), (self.size, fan_in, width)
     )
     bias = self.param(f'bias_{i}', bias_init, (self.size, width))
     h, kernel, bias = nn.dtypes.promote_dtype(

@@ -1,0 +1,63 @@
+"""Frozen priors of images against enn's, which closes over their parameters."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_enn.networks.priors.conv_prior import ConvPrior
+from flax_enn.networks.priors.mlp_prior import MLPPrior
+from tests.golden import cases, convert
+
+CIFAR = {'channels': (4, 8, 4), 'kernels': (5, 5, 5), 'strides': (2, 2, 2)}
+
+
+def conv_prior(params: cases.Params) -> tuple[ConvPrior, dict[str, Any]]:
+  """`make_imagenet_conv_prior` and `make_cifar_conv_prior`, by their kernels."""
+  last = params['prior/~/linear_0']
+  tree = {'kernel_out': last['w'], 'bias_out': last['b']}
+  for i, module in enumerate(['prior_conv', 'prior_conv_1', 'prior_conv_2']):
+    tree[f'kernel_{i}'] = params[module]['w']
+    tree[f'bias_{i}'] = params[module]['b']
+  of_cifar = tree['kernel_0'].shape[1] == 5
+  prior = ConvPrior(
+      classes=last['b'].shape[-1],
+      size=len(last['b']),
+      **(CIFAR | {'resize': 32} if of_cifar else {}),
+  )
+  return prior, tree
+
+
+def pooled_mlp_prior(params: cases.Params) -> tuple[MLPPrior, dict[str, Any]]:
+  """`make_imagenet_mlp_prior`."""
+  layers = convert.einsum_mlp(params).values()
+  tree = {}
+  for i, layer in enumerate(layers):
+    tree |= {f'kernel_{i}': layer['kernel'], f'bias_{i}': layer['bias']}
+  *hiddens, classes = [layer['bias'].shape[-1] for layer in layers]
+  size = len(tree['bias_0'])
+  return MLPPrior(hiddens, classes, size, pool=(10, 5)), tree
+
+
+PRIORS = {
+    'enn.networks.epinet.make_cifar_conv_prior': conv_prior,
+    'enn.networks.epinet.make_imagenet_conv_prior': conv_prior,
+    'enn.networks.epinet.make_imagenet_mlp_prior': pooled_mlp_prior,
+}
+NAMES = cases.names(
+    'priors/cifar_conv_prior cifar_conv_prior_resize_from_48'
+    ' imagenet_conv_prior_small',
+    PRIORS,
+)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_golden_priors(name):
+  case = cases.load_case(name)
+  prior, params = PRIORS[case.meta['ctor']](case.hidden('0'))
+  assert isinstance(prior, nn.Module)
+  basis = prior.apply({'params': params}, jnp.asarray(case['in::x']))
+  out = jnp.einsum('bcd,nd->nbc', basis, np.asarray(case['z']))
+  cases.assert_close(out, case['out::array'])
