@@ -41,7 +41,7 @@ class TfdsImages(HeldOut):
   @functools.cached_property
   def builder(self) -> Any:
     """The `tfds.core.DatasetBuilder`, checked to be prepared."""
-    return _prepared(self.tfds_name, self.data_dir)
+    return prepared(self.tfds_name, self.data_dir)
 
   @property
   def classes(self) -> int:
@@ -117,17 +117,26 @@ class Images:
 
   def __getitem__(self, index: int) -> Element:
     record = self.records[index]
+    x = np.divide(self.pixels(record), 255, dtype=np.float32)
+    return {'x': x, 'y': np.int32(record[self.label])}
+
+  def pixels(self, record: Any) -> np.ndarray:
+    """The image of a record as bytes, of the given shape."""
     height, width, channels = self.shape
     with Image.open(io.BytesIO(record[self.image])) as image:
       image = image.convert(_MODES[channels])
       if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    x = np.divide(np.asarray(image), 255, dtype=np.float32)
-    return {'x': x.reshape(self.shape), 'y': np.int32(record[self.label])}
+    return np.asarray(image).reshape(self.shape)
 
 
-def _prepared(name: str, data_dir: str | None) -> Any:
-  """Finds a prepared data set.
+def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
+  """Finds the builder of a data set that TFDS prepared as ArrayRecord files.
+
+  Args:
+    name: as in `tfds.builder`.
+    data_dir: where to look; None for TFDS's own default.
+    see: where to read more on how to prepare it.
 
   Raises:
     ValueError: there is none of that name, or none in ArrayRecord files.
@@ -147,17 +156,27 @@ def _prepared(name: str, data_dir: str | None) -> Any:
   except (AssertionError, ValueError) as e:
     # Its ways of saying that there is no such version or configuration.
     raise ValueError(f'config.dataset.tfds_name is {name!r}: {e}') from e
-  if builder.is_prepared() and builder.info.file_format.value == 'array_record':
+  found = builder.info.file_format.value if builder.is_prepared() else None
+  if found == 'array_record':
     return builder
-  state = (
-      f'prepared as {builder.info.file_format.value}'
-      if builder.is_prepared()
-      else 'not prepared'
-  )
+  if found is None:
+    state = 'not prepared'
+    how = (
+        'prepare it as array_record, once, with\n'
+        '  import tensorflow_datasets as tfds\n'
+        f'  tfds.builder({name!r}, data_dir={data_dir!r},'
+        " file_format='array_record').download_and_prepare()"
+    )
+  else:
+    state = f'prepared as {found}'
+    how = (
+        'convert it to array_record, once, with\n'
+        f'  tfds convert_format --dataset_version_dir={builder.data_dir}'
+        f' --out_file_format=array_record --out_dir=DIR/{builder.info.full_name}'
+        '\nand set config.dataset.data_dir to DIR'
+    )
   raise ValueError(
-      f'config.dataset.tfds_name {name!r} is {state} in {builder.data_dir};'
-      ' prepare it as array_record, once, with\n'
-      '  import tensorflow_datasets as tfds\n'
-      f'  tfds.builder({name!r}, data_dir={data_dir!r},'
-      " file_format='array_record').download_and_prepare()"
+      f'the data set {name!r} is {state} in {builder.data_dir}; check'
+      f' config.dataset.data_dir ({data_dir!r}), or {how}'
+      + (f'\n{see}' if see else '')
   )

@@ -152,7 +152,7 @@ def test_tfds_images_travel_to_workers(data_dir):
         ),
         (
             {'tfds_name': 'mnist'},
-            r"tfds_name 'mnist' is not prepared in (.|\n)*array_record(.|\n)*"
+            r"data set 'mnist' is not prepared in (.|\n)*array_record(.|\n)*"
             r"tfds\.builder\('mnist', .*download_and_prepare\(\)",
         ),
         (
@@ -191,7 +191,7 @@ def test_tfds_images_need_array_record(data_dir, tmp_path):
       'dataset_info.json',
       lambda info: info.update(fileFormat='tfrecord'),
   )
-  with pytest.raises(ValueError, match=r'prepared as tfrecord .*array_record'):
+  with pytest.raises(ValueError, match=r'prepared as tfrecord (.|\n)*array_record'):
     dataset.source('test')
 
 

@@ -1,0 +1,36 @@
+"""Random changes of one image `[H, W, ch]`, drawn from a generator alone."""
+
+import numpy as np
+
+
+def random_crop(
+    x: np.ndarray, padding: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Moves the image by up to `padding` pixels; zeros come in at the edges."""
+  if not padding:
+    return x
+  height, width = x.shape[:2]
+  padded = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+  top, left = rng.integers(0, 2 * padding + 1, size=2)
+  return padded[top : top + height, left : left + width]
+
+
+def random_flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Mirrors every other image, left to right."""
+  return x[:, ::-1] if rng.random() < 0.5 else x
+
+
+def random_cutout(
+    x: np.ndarray, side: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Sets a square inside every other image to zero.
+
+  DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks
+  with Cutout" (arXiv:1708.04552), in the form of enn.
+  """
+  if not side or rng.random() < 0.5:
+    return x
+  top, left = (rng.integers(0, size - side + 1) for size in x.shape[:2])
+  x = x.copy()
+  x[top : top + side, left : left + side] = 0
+  return x

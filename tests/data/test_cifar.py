@@ -1,0 +1,109 @@
+"""CIFAR-10 and CIFAR-100, prepared by TFDS with random pixels."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow_datasets as tfds
+
+from flax_enn.data import eval_batches, train_batches
+from flax_enn.data.cifar10 import Cifar10
+from flax_enn.data.cifar100 import Cifar100
+from tests.data import fake_tfds
+
+SETS = {'cifar10': Cifar10, 'cifar100': Cifar100}
+# Of the training images; see enn/datasets/cifar.py.
+MEAN = np.array([0.49139968, 0.48215841, 0.44653091])
+STD = np.array([0.24703223, 0.24348513, 0.26158784])
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  path = str(tmp_path_factory.mktemp('tfds'))
+  for name in SETS:
+    fake_tfds.cifar(name, path)
+  return path
+
+
+def stored(name, data_dir, split):
+  """Pixels and labels as TFDS gives them, normalised by hand."""
+  source = tfds.builder(name, data_dir=data_dir).as_data_source(
+      split, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  pixels = np.stack([
+      np.asarray(Image.open(io.BytesIO(record['image']))) for record in source
+  ])
+  labels = [int(record['label']) for record in source]
+  return (pixels / 255 - MEAN) / STD, labels
+
+
+def test_what_is_known_without_the_data():
+  assert Cifar10().shape == Cifar100().shape == (32, 32, 3)
+  assert (Cifar10().classes, Cifar100().classes) == (10, 100)
+  assert (Cifar10().cutout, Cifar100().cutout) == (0, 16)
+
+
+@pytest.mark.parametrize('name', SETS)
+def test_evaluation_sees_normalised_images_in_order(name, data_dir):
+  x, y = stored(name, data_dir, 'test')
+  batches = list(
+      eval_batches(SETS[name](data_dir=data_dir), 'test', batch_size=4)
+  )
+  assert [batch.mask.sum() for batch in batches] == [4, 4, 2]
+  found = np.concatenate([batch.x for batch in batches])[:10]
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
+  labels = np.concatenate([batch.y for batch in batches])[:10]
+  assert labels.tolist() == y
+
+
+@pytest.mark.parametrize('name', SETS)
+@pytest.mark.parametrize('workers', [0, 1])
+def test_training_sees_windows_of_padded_images(name, workers, data_dir):
+  x, y = stored(name, data_dir, 'train')
+  dataset = SETS[name](data_dir=data_dir, cutout=0)
+  stream = train_batches(dataset, batch_size=32, seed=0, workers=workers)
+  batch = next(stream)
+  assert sorted(batch.id) == list(range(32))
+  padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+  flips = 0
+  for image, label, i in zip(batch.x, batch.y, batch.id):
+    assert label == y[i]
+    windows = {
+        (top, left, flip): padded[i, top : top + 32, left : left + 32][
+            :, :: -1 if flip else 1
+        ]
+        for top in range(9)
+        for left in range(9)
+        for flip in (False, True)
+    }
+    (place,) = [
+        k for k, v in windows.items() if np.allclose(v, image, atol=1e-5)
+    ]
+    flips += place[2]
+  assert 4 < flips < 28
+
+
+def test_a_part_is_held_out(data_dir):
+  dataset = Cifar10(data_dir=data_dir, holdout=0.25)
+  sizes = [len(dataset.source(s)) for s in ('train', 'validation', 'test')]
+  assert sizes == [24, 8, 10]
+
+
+@pytest.mark.parametrize('name', SETS)
+def test_missing_data(name, tmp_path):
+  dataset = SETS[name](data_dir=str(tmp_path))
+  with pytest.raises(
+      ValueError,
+      match=rf"'{name}:3\.\*\.\*' is not prepared in (.|\n)*"
+      rf"config\.dataset\.data_dir(.|\n)*tfds\.builder\('{name}:3",
+  ):
+    eval_batches(dataset, 'test', batch_size=1)
+
+
+@pytest.mark.parametrize('field', ['padding', 'cutout'])
+@pytest.mark.parametrize('value', [-1, 33])
+def test_wrong_numbers_of_pixels(field, value):
+  with pytest.raises(ValueError, match=rf'config\.dataset\.{field} is {value}'):
+    Cifar10(**{field: value})
