@@ -1,0 +1,125 @@
+"""From the bytes of a JPEG to a crop of it, as enn has it.
+
+The windows are drawn with numpy. Only what is inside of one is decoded, and
+resized with TensorFlow's bicubic filter: it interpolates four pixels a side
+even where it shrinks an image, and overshoots at edges, so that a network meets
+the images that enn's checkpoints were trained on (`enn/datasets/imagenet.py`).
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
+
+
+def central_window(
+    height: int, width: int, size: int, padding: int
+) -> Window:
+  """The square in the middle that is left of an image with a margin around.
+
+  Args:
+    height: of the image.
+    width: of the image.
+    size: side of the square when the image is brought to size + padding.
+    padding: both margins together, by the shorter side of the image.
+  """
+  side = int(min(height, width) / (size + padding) * size)
+  return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def random_window(
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> Window | None:
+  """A random part of an image, as TensorFlow draws it for enn.
+
+  The aspect ratio is uniform; given it, the height is uniform between what the
+  least and the largest area allow inside the image (so that small areas are
+  likelier than large ones). Parts of less than a tenth of the image are drawn
+  again.
+
+  Args:
+    height: of the image.
+    width: of the image.
+    area: least and largest, as a fraction of the image's.
+    aspect: least and largest width over height.
+    rng: what is drawn from.
+
+  Returns:
+    The window; None if ten attempts fail, as with an extremely long image.
+  """
+  for _ in range(10):
+    ratio = rng.uniform(*aspect)
+    least, most = (np.sqrt(a * height * width / ratio) for a in area)
+    most = min(most, height, (width + 0.49) // ratio)
+    low, high = round(least), int(most)
+    rows = int(rng.integers(low, high + 1)) if low < high else high
+    columns = round(rows * ratio)
+    if 0 < columns <= width and rows * columns >= 0.1 * height * width:
+      top = int(rng.integers(0, height - rows + 1))
+      left = int(rng.integers(0, width - columns + 1))
+      return top, left, rows, columns
+  return None
+
+
+def shape(encoded: bytes) -> tuple[int, int]:
+  """Height and width of a JPEG, from its header.
+
+  Raises:
+    ValueError: it is none.
+  """
+  tf = tensorflow()
+  try:
+    height, width, _ = tf.raw_ops.ExtractJpegShape(contents=encoded).numpy()
+  except tf.errors.InvalidArgumentError as e:
+    raise ValueError(f'not a JPEG: {_reason(e)}') from e
+  return int(height), int(width)
+
+
+def decode(encoded: bytes, window: Window, size: int) -> np.ndarray:
+  """`[size, size, 3]` float32 values around 0 to 255 of a part of a JPEG.
+
+  Raises:
+    ValueError: it cannot be decoded.
+  """
+  tf = tensorflow()
+  try:
+    pixels = tf.raw_ops.DecodeAndCropJpeg(
+        contents=encoded,
+        crop_window=window,
+        channels=3,
+        # Whatever libjpeg was built with: the same pixels everywhere.
+        dct_method='INTEGER_ACCURATE',
+    )
+  except tf.errors.InvalidArgumentError as e:
+    raise ValueError(f'a JPEG that cannot be decoded: {_reason(e)}') from e
+  resized = tf.raw_ops.ResizeBicubic(
+      images=pixels[None], size=(size, size), half_pixel_centers=True
+  )
+  return resized.numpy()[0]
+
+
+@functools.cache
+def tensorflow() -> Any:
+  """TensorFlow, which is imported when the first JPEG is read.
+
+  Raises:
+    ModuleNotFoundError: it is not installed.
+  """
+  try:
+    import tensorflow as tf
+  except ModuleNotFoundError as e:
+    raise ModuleNotFoundError(
+        'JPEGs are decoded with TensorFlow, which is not installed: pip install'
+        " 'flax_enn[train]'"
+    ) from e
+  return tf
+
+
+def _reason(error: Exception) -> str:
+  return str(error).splitlines()[0]
