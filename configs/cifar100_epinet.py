@@ -38,7 +38,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     return config
   config.dataset.name = 'cifar100'
   config.dataset.cutout = 16  # enn's
-  for section in (config.network, config.network.base, config.network.priors.conv):
-    section.classes = 100
+  network = config.network
+  network.classes = network.base.classes = network.priors.conv.classes = 100
   config.init.workdir = config.init.workdir.replace('cifar10_', 'cifar100_')
   return config

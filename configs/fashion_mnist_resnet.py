@@ -1,7 +1,12 @@
-"""A thin ResNet on Fashion-MNIST: the base of `fashion_mnist_epinet`.
+"""A thin ResNet on Fashion-MNIST: the base of `fashion_mnist_epinet.py`.
+
+The images come from a file of arrays `x_train, y_train, x_test, y_test` of
+bytes, as `np.savez` writes it:
 
   python train.py --config=configs/fashion_mnist_resnet.py \
     --workdir=runs/fashion_mnist_resnet --config.dataset.path=fashion_mnist.npz
+
+Expected on the test split: see below.
 """
 
 import ml_collections
@@ -11,17 +16,23 @@ from flax_enn.training import default_config, parse_variants
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  """The recipe; `:smoke` is a tiny form."""
+  """The recipe; `:smoke` is its tiny form on fake data."""
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
   config.dataset.update(name='arrays', num_classes=10)
   config.dataset.path = config_dict.placeholder(str)
+  # The recipe of CIFAR-10 made short: four epochs, and more weight decay.
   config.batch_size = 128
   config.num_steps = 1875
-  config.num_indices = 1
+  config.num_indices = 1  # there is no index to average over
   config.network = {
       'name': 'deterministic',
-      'base': {'name': 'resnet', 'depth': 18, 'classes': 10},
+      'base': {
+          'name': 'resnet',
+          'depth': 18,
+          'classes': 10,
+          'dtype': 'float32',
+      },
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer = {
@@ -35,4 +46,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.num_indices = 1
   config.eval.chunk = 1
   config.checkpoint.every = 500
+  if 'smoke' in variants:
+    config.batch_size = 16
+    config.num_steps = 2
+    config.optimizer.schedule.warmup_steps = 1
+    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    config.network.base.update(blocks=(1, 1, 1), channels=(4, 8, 8))
   return config

@@ -1,4 +1,4 @@
-"""Frozen priors of images: what they compute, as what, and how large they are."""
+"""Frozen priors of images: what they compute and how large they are."""
 
 import math
 

@@ -244,9 +244,9 @@ def test_virtual_batches_do_not_depend_on_the_mesh(base, bn_batch, sizes):
       num_indices=2,
   )
   states = []
-  for sizes in [(1, 1, 1), sizes]:
-    devices = jax.devices()[: math.prod(sizes)]
-    mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)), devices)
+  for shape in [(1, 1, 1), sizes]:
+    devices = jax.devices()[: math.prod(shape)]
+    mesh = sharding.create_mesh(dict(zip(sharding.AXES, shape)), devices)
     state = create_train_state(network, tx, 0, x, mesh)
     with jax.set_mesh(mesh):
       state, _ = jax.jit(step)(state, sharding.put_batch(a_batch(x), mesh))

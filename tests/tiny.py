@@ -9,9 +9,11 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from flax_enn.checkpoints import Checkpoints
+from flax_enn.core import Batch
 from flax_enn.training import default_config
 from flax_enn.training.plan import Plan
 
@@ -64,6 +66,14 @@ def changed(config, fields) -> ml_collections.ConfigDict:
     with section.ignore_type():
       section[name] = value
   return config
+
+
+def abstract_batch(x) -> Batch:
+  """The shapes of a batch of labelled inputs."""
+  size = x.shape[:1]
+  integers = jax.ShapeDtypeStruct(size, jnp.int32)
+  numbers = jax.ShapeDtypeStruct(size, jnp.float32)
+  return Batch(x=x, y=integers, weight=numbers, id=integers, mask=numbers)
 
 
 def files(folder) -> dict[str, str]:

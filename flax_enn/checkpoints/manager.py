@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
-import math
 from typing import Any, TypeVar
 
 from absl import logging
@@ -27,19 +26,15 @@ class _LatestAndBest:
   """
 
   keep: int
-  scores: dict[int, float]
+  scores: dict[int, Mapping[str, Any]]
 
   def should_preserve(
       self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
-    kept = {*steps[-self.keep :], self.best(steps)}
+    kept = {*steps[-self.keep :], reading.best(self.scores, steps)}
     return [step in kept for step in steps]
-
-  def best(self, steps: Sequence[int]) -> int | None:
-    ranked = [step for step in steps if step in self.scores]
-    return min(ranked, key=self.scores.__getitem__, default=None)
 
 
 class Checkpoints:
@@ -64,74 +59,68 @@ class Checkpoints:
       raise ValueError(f'config.checkpoint.keep is {keep}; set it to 1 or more')
     self.directory = reading.directory(workdir)
     self._metric = best
-    self._policy = _LatestAndBest(keep, {})
+    self._scores = reading.scores(workdir)
+    self._policy = _LatestAndBest(keep, self._scores)
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             cleanup_tmp_directories=True,
             # Orbax keeps the metrics in a file of its own, and one that was
-            # truncated would stop it here. They are in `meta` instead.
+            # truncated would stop it here. They are in `scores.json`.
             lightweight_initialize=True,
         ),
     )
-    for step in self._manager.all_steps():
-      try:
-        with reading.reading(self._path(step)):
-          score = reading.meta(self._path(step))['score']
-      except reading.DamagedCheckpointError as error:
-        logging.warning('Checkpoint %d cannot be the best one: %s', step, error)
-      else:
-        self._rank(step, score)
 
-  def save(
-      self,
-      state: Any,
-      step: int,
-      *,
-      metrics: Mapping[str, float] | None = None,
-      meta: Mapping[str, Any],
-  ) -> bool:
+  def save(self, state: Any, step: int, *, meta: Mapping[str, Any]) -> bool:
     """Starts to save a state; returns once it has been copied off the devices.
 
     Args:
       state: the train state. It may be donated as soon as this returns.
       step: number of training steps it has seen.
-      metrics: evaluation results at this step, if there are any.
       meta: what else describes the run; JSON types only.
 
     Returns:
       False if this step, or a later one, is there already.
 
     Raises:
-      ValueError: the metrics lack the one that ranks checkpoints.
       TypeError: `meta` is not JSON.
       Exception: whatever stopped the save before this one.
     """
     if step in self._manager.all_steps():
       return False
-    if metrics is not None and self._metric not in metrics:
-      raise ValueError(
-          f'metrics have no {self._metric!r}, which ranks the checkpoints; they'
-          f' have {sorted(metrics)}'
-      )
-    numbers = {name: float(m) for name, m in (metrics or {}).items()}
-    score = numbers.get(self._metric)
-    record = {
-        'meta': dict(meta),
-        'metrics': numbers,
-        'score': score,
-        'fingerprint': _frozen_fingerprint(state),
-    }
+    record = {'meta': dict(meta), 'fingerprint': _frozen_fingerprint(state)}
     json.dumps(record)  # raises here, not in the thread of a half-done save
-    # Before Orbax asks the policy what to delete.
-    self._rank(step, score)
+    self._forget(step)
     return self._manager.save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
         ),
     )
+
+  def score(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Records how a saved step was judged, which ranks it.
+
+    Args:
+      step: that was saved; what is recorded of it already is replaced.
+      metrics: evaluation results by name.
+
+    Raises:
+      ValueError: the metrics lack the one that ranks checkpoints.
+    """
+    if self._metric not in metrics:
+      raise ValueError(
+          f'metrics have no {self._metric!r}, which ranks the checkpoints; they'
+          f' have {sorted(metrics)}'
+      )
+    numbers = {name: float(m) for name, m in metrics.items()}
+    self._scores[step] = {'score': numbers[self._metric], 'metrics': numbers}
+    self._write_scores()
+
+  def scored(self, step: int) -> bool:
+    """Whether it is recorded how this step was judged."""
+    return step in self._scores
 
   def restore_latest(self, abstract: State) -> tuple[State, int] | None:
     """Restores the latest state that can be read, bit for bit.
@@ -185,7 +174,7 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """The saved step of the lowest score, None if none has a score; waits."""
     self.wait()
-    return self._policy.best(self._manager.all_steps())
+    return reading.best(self._scores, self._manager.all_steps())
 
   def wait(self) -> None:
     """Waits for a save under way and raises what went wrong in it."""
@@ -198,11 +187,17 @@ class Checkpoints:
   def _path(self, step: int) -> epath.Path:
     return self.directory / str(step)
 
-  def _rank(self, step: int, score: float | None) -> None:
-    if score is not None and not math.isnan(score):
-      self._policy.scores[step] = score
-    else:
-      self._policy.scores.pop(step, None)
+  def _forget(self, step: int) -> None:
+    """Drops the score of a step that is saved anew, or damaged."""
+    if self._scores.pop(step, None) is not None:
+      self._write_scores()
+
+  def _write_scores(self) -> None:
+    """Writes `scores.json`, whole or not at all, from one process."""
+    if jax.process_index() == 0:
+      part = self.directory / 'scores.json.part'
+      part.write_text(json.dumps(self._scores, indent=2, sort_keys=True))
+      part.replace(self.directory / 'scores.json')
 
   def _restore(self, step: int, abstract: State) -> State:
     path = self._path(step)
@@ -242,7 +237,7 @@ class Checkpoints:
     if jax.process_index() == 0:
       self._path(step).rename(moved)
     multihost_utils.sync_global_devices(f'after {moved}')
-    self._policy.scores.pop(step, None)
+    self._forget(step)
     return moved
 
 

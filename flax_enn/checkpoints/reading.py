@@ -4,16 +4,21 @@ A run keeps its checkpoints in `WORKDIR/checkpoints/STEP/`, each with two items:
 `state`, the arrays, and `meta`, a JSON object with the keys
 
   meta         what the trainer passed to `Checkpoints.save`
-  metrics      metric name -> number; empty if there was no evaluation
-  score        the metric by which the best checkpoint is chosen, or null
   fingerprint  path in the collection `frozen` -> its number
+
+A checkpoint is saved before it is judged. What the judgement says is beside
+them, in `scores.json`: step -> {"score": the metric by which the best is
+chosen, "metrics": all of them by name}.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 import contextlib
+import json
+import math
 import os
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
@@ -68,6 +73,36 @@ def steps(workdir: epath.PathLike) -> list[int]:
   if not where.exists():
     return []
   return sorted(ocp.utils.checkpoint_steps(where))
+
+
+def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
+  """What is in `scores.json` by step; without it, or when it is damaged, {}."""
+  path = directory(workdir) / 'scores.json'
+  if not path.exists():
+    return {}
+  try:
+    found = json.loads(path.read_text())
+    return {
+        int(step): {'score': float(v['score']), 'metrics': dict(v['metrics'])}
+        for step, v in found.items()
+    }
+  except (ValueError, TypeError, KeyError, AttributeError) as e:
+    logging.warning(
+        '%s is damaged (%s): which checkpoint is best is not known', path, e
+    )
+    return {}
+
+
+def best(
+    scores: Mapping[int, Mapping[str, Any]], steps: Sequence[int]
+) -> int | None:
+  """The step of the lowest score among `steps`; a NaN is no score."""
+  ranked = {
+      step: scores[step]['score']
+      for step in steps
+      if step in scores and not math.isnan(scores[step]['score'])
+  }
+  return min(ranked, key=ranked.__getitem__, default=None)
 
 
 def meta(path: epath.Path) -> Mapping[str, Any]:

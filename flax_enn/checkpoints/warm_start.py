@@ -12,7 +12,6 @@ Either side may have either form: usually a trained base becomes a frozen one.
 """
 
 from collections.abc import Mapping
-import math
 from typing import Any
 
 from absl import logging
@@ -160,19 +159,13 @@ def _step(
 
 
 def _best(steps: list[int], source: epath.Path) -> int:
-  scores = {}
-  for step in steps:
-    path = reading.directory(source) / str(step)
-    with reading.reading(path):
-      score = reading.meta(path)['score']
-    if score is not None and not math.isnan(score):
-      scores[step] = score
-  if not scores:
+  best = reading.best(reading.scores(source), steps)
+  if best is None:
     raise ValueError(
-        f"config.init.step is 'best', but no checkpoint in {source} was saved"
-        f" with metrics; choose 'latest' or one of {steps}"
+        f"config.init.step is 'best', but no checkpoint in {source} was judged;"
+        f" choose 'latest' or one of {steps}"
     )
-  return min(scores, key=scores.__getitem__)
+  return best
 
 
 def _runs(parent: epath.Path) -> list[str]:

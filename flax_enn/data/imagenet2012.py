@@ -1,4 +1,4 @@
-"""ImageNet with enn's preprocessing. docs/imagenet.md says how to prepare it."""
+"""ImageNet with enn's preprocessing. See docs/imagenet.md."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -100,8 +100,8 @@ class Imagenet2012(HeldOut):
       x = jpeg.decode(element['x'], window, self.image_size)
     except ValueError as e:
       raise ValueError(
-          f'the image with id {element["id"]} of {self} is {e}. Prepare the data'
-          ' set anew, or repair this record'
+          f'the image with id {element["id"]} of {self} is {e}. Prepare the'
+          ' data set anew, or repair this record'
       ) from e
     if rng is not None and self.flip and rng.random() < 0.5:
       x = x[:, ::-1]

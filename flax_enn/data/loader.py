@@ -89,6 +89,7 @@ def eval_batches(
     split: str,
     *,
     batch_size: int,
+    start: int = 0,
     workers: int = 0,
     read_ahead: int = 16,
     host: int = 0,
@@ -103,6 +104,7 @@ def eval_batches(
     dataset: what to read.
     split: `'train'`, `'validation'` or `'test'`.
     batch_size: B, examples in a batch over all hosts.
+    start: number of batches to skip, at no cost.
     workers: processes that read; 0 reads in threads of this one.
     read_ahead: batches to have ready.
     host: number of this host.
@@ -122,7 +124,7 @@ def eval_batches(
   stream = grain.MapDataset.source(Padded(source, length)).batch(
       rows, batch_fn=Collate.of(dataset, split)
   )
-  return _read(stream[host::hosts], workers, read_ahead)
+  return _read(stream[start * hosts + host :: hosts], workers, read_ahead)
 
 
 def prefetch(

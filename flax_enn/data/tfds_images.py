@@ -172,8 +172,9 @@ def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
     how = (
         'convert it to array_record, once, with\n'
         f'  tfds convert_format --dataset_version_dir={builder.data_dir}'
-        f' --out_file_format=array_record --out_dir=DIR/{builder.info.full_name}'
-        '\nand set config.dataset.data_dir to DIR'
+        ' --out_file_format=array_record'
+        f' --out_dir=DIR/{builder.info.full_name}\n'
+        'and set config.dataset.data_dir to DIR'
     )
   raise ValueError(
       f'the data set {name!r} is {state} in {builder.data_dir}; check'

@@ -4,21 +4,19 @@ import collections
 from collections.abc import Iterable
 import dataclasses
 import functools
-import time
 from typing import Any
 
-from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from flax_enn import data, metrics, sharding
 from flax_enn.core import Batch, Index, Output, Variables
+from flax_enn.evaluation.progress import Log, Progress
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.totals import Moments, Totals, batch_totals
 from flax_enn.sampling import over_index, reduce_over_index
 
-_SECONDS_BETWEEN_LOGS = 10
 _IN_FLIGHT = 2  # batches; without a limit the whole split would queue up
 
 
@@ -35,6 +33,9 @@ class Evaluator:
     mesh: from `sharding.create_mesh`; the first device by default.
     num_examples: how many of the examples with the highest disagreement are
       kept for the report, at most.
+    temperature: that all logits of the network are divided by (1 in
+      regression).
+    base_temperature: the same of the base's own logits, where there is a base.
   """
 
   network: Any
@@ -44,6 +45,8 @@ class Evaluator:
   chunk: int = 100
   mesh: Mesh | None = None
   num_examples: int = 16
+  temperature: float = 1.0
+  base_temperature: float = 1.0
 
   def __call__(
       self,
@@ -52,6 +55,7 @@ class Evaluator:
       key: jax.Array,
       *,
       num_batches: int | None = None,
+      progress: Progress | None = None,
   ) -> Results:
     """Evaluates the network with these variables.
 
@@ -62,31 +66,39 @@ class Evaluator:
       key: that the indices are drawn from: the same for every batch, since one
         index is one function of all inputs.
       num_batches: how many there are, if known, for the time that is left.
+      progress: keeps what was summed so far; then `batches` are those after the
+        first `progress.done`.
 
     Returns:
       The results, the same on every host.
     """
     put = functools.partial(sharding.put_batch, mesh=self._mesh)
     totals, waiting = None, collections.deque()
-    start = said = time.monotonic()
+    first = progress.done if progress else 0
+    log = Log(first, num_batches)
     with jax.set_mesh(self._mesh):
       indices = self._indices(key, self.num_indices)
-      for done, batch in enumerate(data.prefetch(batches, put), 1):
+      for done, batch in enumerate(data.prefetch(batches, put), first + 1):
+        if progress and totals is None:
+          like = jax.eval_shape(self._step, variables, indices, batch)
+          totals = progress.restore(like)
         update = self._step(variables, indices, batch)
         totals = update if totals is None else self._merge(totals, update)
         waiting.append(totals)
         if len(waiting) > _IN_FLIGHT:
           jax.block_until_ready(waiting.popleft())
-        now = time.monotonic()
-        if now - said > _SECONDS_BETWEEN_LOGS:
-          said = now
-          _log_progress(done, num_batches, now - start)
+        if progress:
+          progress.keep(done, totals)
+        log(done)
     if totals is None:
       raise ValueError(
           'there is no batch to evaluate; the split is empty. Check'
           ' config.dataset'
       )
-    return self._results(totals)
+    results = self._results(totals)
+    if progress:
+      progress.remove()
+    return results
 
   def predict(
       self, variables: Variables, x: Any, key: jax.Array, n: int = 100
@@ -138,7 +150,7 @@ class Evaluator:
   def _predict(self):
     def predict(variables, indices, x):
       preds = over_index(
-          lambda index: self._apply(variables, x, index).preds, indices
+          lambda index: self._preds(variables, x, index), indices
       )
       return jax.nn.softmax(preds) if self._classifies else preds
 
@@ -152,9 +164,10 @@ class Evaluator:
       moments = {}
       if 'base' in one.extra:
         # Free of the index: one says all.
-        moments['base'] = self._fold(none, one.extra['base'][None], batch)
+        base = one.extra['base'] / self.base_temperature
+        moments['base'] = self._fold(none, base[None], batch)
       moments['enn'] = reduce_over_index(
-          lambda index: self._apply(variables, batch.x, index).preds,
+          lambda index: self._preds(variables, batch.x, index),
           indices,
           init=none,
           reduce=functools.partial(self._fold, batch=batch),
@@ -166,6 +179,9 @@ class Evaluator:
 
   def _apply(self, variables: Variables, x: Any, index: Index) -> Output:
     return self.network.apply(variables, x, index, train=False)
+
+  def _preds(self, variables: Variables, x: Any, index: Index) -> jax.Array:
+    return self._apply(variables, x, index).preds / self.temperature
 
   @property
   def _classifies(self) -> bool:
@@ -216,15 +232,3 @@ class Evaluator:
 
 def _up(number: int, multiple: int) -> int:
   return -(-number // multiple) * multiple
-
-
-def _log_progress(done: int, total: int | None, seconds: float) -> None:
-  rate = done / seconds
-  if total is None:
-    logging.info('Evaluated %d batches, %.3g batches/s', done, rate)
-  else:
-    left = (total - done) / rate
-    logging.info(
-        'Evaluated %d of %d batches, %.3g batches/s, %.0f s left',
-        *(done, total, rate, left),
-    )

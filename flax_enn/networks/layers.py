@@ -44,10 +44,12 @@ def _truncated(fan_in: int) -> nn.initializers.Initializer:
   return nn.initializers.truncated_normal(1 / math.sqrt(max(fan_in, 1)))
 
 
-def per_member(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
-  """The same initialiser for kernels `[K, ...]`, each from a key of its own."""
+def per_member(
+    init: nn.initializers.Initializer,
+) -> nn.initializers.Initializer:
+  """Initialises K kernels `[K, ...]`, each from a key of its own."""
 
-  def init_all(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32):
+  def init_all(key: jax.Array, shape: Sequence[int], dtype: Dtype = None):
     keys = jax.random.split(key, shape[0])
     return jax.vmap(lambda k: init(k, shape[1:], dtype))(keys)
 

@@ -7,6 +7,7 @@ before anything is built.
 
 from collections.abc import Iterable, Mapping, Sequence
 import json
+import math
 from typing import Any
 
 from etils import epath
@@ -41,7 +42,9 @@ def default_config() -> ml_collections.ConfigDict:
       `modules`, target module -> source module.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
     eval: `every` (steps; 0 for the end only), `num_indices`, `tau` (labels in a
-      joint prediction), `chunk` (indices at once, which bounds memory).
+      joint prediction), `chunk` (indices at once, which bounds memory);
+      `temperature`, that the logits are divided by in evaluation, and
+      `base_temperature` of the base's own.
     checkpoint: `every` (steps; 0 for the end only), `keep` (latest ones, beside
       the best).
   """
@@ -68,7 +71,14 @@ def default_config() -> ml_collections.ConfigDict:
       },
       'init': None,
       'mesh': {'data': -1, 'index': 1, 'fsdp': 1},
-      'eval': {'every': 0, 'num_indices': 1000, 'tau': 10, 'chunk': 100},
+      'eval': {
+          'every': 0,
+          'num_indices': 1000,
+          'tau': 10,
+          'chunk': 100,
+          'temperature': 1.0,
+          'base_temperature': 1.0,
+      },
       'checkpoint': {'every': 0, 'keep': 2},
   })
 
@@ -124,6 +134,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_integer(config, field, 1)
   for field in _NOT_NEGATIVE:
     _check_integer(config, field, 0)
+  for field in ('temperature', 'base_temperature'):
+    value = config.eval[field]
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+      raise ValueError(
+          f'config.eval.{field} is {value!r}; logits are divided by it, so it'
+          ' is a finite number above 0'
+      )
   if config.seed >= 2**32:
     raise ValueError(
         f'config.seed is {config.seed}; a seed is less than 2**32, or two of'

@@ -1,12 +1,10 @@
 """A run from config to results: train, keep, judge, report."""
 
 import collections
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 import contextlib
-import dataclasses
 import functools
 import json
-import math
 from typing import Any
 
 from absl import logging
@@ -17,11 +15,12 @@ import ml_collections
 
 from flax_enn import data, sharding
 from flax_enn.checkpoints import Checkpoints, check_init, reading, warm_start
-from flax_enn.evaluation import Evaluator, Results, table, write_results
+from flax_enn.evaluation import Results, write_results
 from flax_enn.training import config as config_lib
 from flax_enn.training import writers
+from flax_enn.training.judge import Judge
 from flax_enn.training.plan import Plan
-from flax_enn.training.state import TrainState, create_train_state, run_keys
+from flax_enn.training.state import TrainState, create_train_state
 
 _IN_FLIGHT = 2  # steps; without a limit the host would queue up batches
 
@@ -66,12 +65,12 @@ def train_and_evaluate(
     )
     state = _first_state(plan, checkpoints, workdir)
     config_lib.claim_workdir(config, workdir)
-    judge = Judge(plan, writer)
+    judge = Judge(plan, writer, workdir)
     hooks = writers.create_hooks(workdir, writer, config.num_steps, profile_at)
     state, results = _train(plan, state, checkpoints, judge, writer, hooks)
     checkpoints.wait()
     written = write_results(workdir, config.num_steps, plan.split, results)
-    judge.report(state, results, workdir)
+    judge.report(state, results)
     logging.info('See results.json and report.png in %s', workdir)
     return written
 
@@ -122,7 +121,7 @@ def _train(
     plan: Plan,
     state: TrainState,
     checkpoints: Checkpoints,
-    judge: 'Judge',
+    judge: Judge,
     writer: Any,
     hooks: list[Any],
 ) -> tuple[TrainState, Results]:
@@ -139,6 +138,9 @@ def _train(
       functools.partial(sharding.put_batch, mesh=plan.mesh),
   )
   results, waiting = None, collections.deque()
+  if _due(start, config.eval.every) and not checkpoints.scored(start):
+    results = judge(state, start)  # where it was killed while being judged
+    checkpoints.score(start, results.metrics['enn'])
   for step in range(start + 1, config.num_steps + 1):
     last = step == config.num_steps
     with _kept_on_bad_data(plan, state, step - 1, checkpoints):
@@ -157,28 +159,26 @@ def _train(
     judged = last or _due(step, config.eval.every)
     if judged or _due(step, config.checkpoint.every):
       _check_finite(state, checkpoints)
-      metrics = None
-      if judged:
-        results = judge(state, step)
-        metrics = results.metrics['enn']
-      _save(plan, state, step, checkpoints, metrics)
-  return state, results or judge(state, config.num_steps)
+      _save(plan, state, step, checkpoints)
+    if judged:
+      results = judge(state, step)
+      checkpoints.score(step, results.metrics['enn'])
+  if results is None:  # trained to the end before
+    results = judge(state, start)
+    checkpoints.score(start, results.metrics['enn'])
+  return state, results
 
 
 def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
+  return every > 0 and step > 0 and step % every == 0
 
 
 def _save(
-    plan: Plan,
-    state: TrainState,
-    step: int,
-    checkpoints: Checkpoints,
-    metrics: Mapping[str, float] | None = None,
+    plan: Plan, state: TrainState, step: int, checkpoints: Checkpoints
 ) -> None:
   """Starts to save a state that is known to be finite."""
   meta = {'config': json.loads(plan.config.to_json())}
-  checkpoints.save(state, step, metrics=metrics, meta=meta)
+  checkpoints.save(state, step, meta=meta)
 
 
 @contextlib.contextmanager
@@ -217,63 +217,3 @@ def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
       f' {kept}. In a new --workdir, lower config.optimizer.learning_rate or'
       ' set config.optimizer.clip_norm'
   )
-
-
-@dataclasses.dataclass
-class Judge:
-  """Evaluates the states of a run on the split it is judged by.
-
-  Attributes:
-    plan: of the run.
-    writer: of its metrics.
-  """
-
-  plan: Plan
-  writer: Any
-
-  def __post_init__(self):
-    config = self.plan.config
-    self._key = run_keys(config.seed)['evaluation']
-    self._evaluator = Evaluator(
-        network=self.plan.network,
-        dataset=self.plan.dataset,
-        num_indices=config.eval.num_indices,
-        tau=config.eval.tau,
-        chunk=config.eval.chunk,
-        mesh=self.plan.mesh,
-    )
-
-  def __call__(self, state: TrainState, step: int) -> Results:
-    """Evaluates, writes the metrics and logs them as a table."""
-    plan = self.plan
-    size = len(plan.dataset.source(plan.split))
-    results = self._evaluator(
-        state.variables,
-        plan.eval_batches(),
-        self._key,
-        num_batches=math.ceil(size / plan.config.batch_size),
-    )
-    self.writer.write_scalars(
-        step,
-        {
-            f'{plan.split}_{who}/{name}': value
-            for who, values in results.metrics.items()
-            for name, value in values.items()
-        },
-    )
-    logging.info(
-        'Step %d, %s split, %d indices:\n%s',
-        *(step, plan.split, plan.config.eval.num_indices, table(results)),
-    )
-    return results
-
-  def report(
-      self, state: TrainState, results: Results, workdir: epath.Path
-  ) -> None:
-    """Draws `report.png`."""
-    from flax_enn.evaluation.report import draw  # matplotlib takes its time
-
-    predict = functools.partial(
-        self._evaluator.predict, state.variables, key=self._key
-    )
-    draw(workdir, results, self.plan.dataset, predict)

@@ -91,6 +91,7 @@ class Plan:
     plan.train_batches()
     plan.eval_batches()
     plan.check_shapes()
+    plan.check_temperatures()
     return plan
 
   @property
@@ -105,9 +106,11 @@ class Plan:
         self.dataset, seed=self.config.seed, start=start, **self._loader
     )
 
-  def eval_batches(self) -> Iterator[Batch]:
-    """This host's share of the split that the run is judged by."""
-    return data.eval_batches(self.dataset, self.split, **self._loader)
+  def eval_batches(self, start: int = 0) -> Iterator[Batch]:
+    """The same of the split that the run is judged by."""
+    return data.eval_batches(
+        self.dataset, self.split, start=start, **self._loader
+    )
 
   @property
   def _loader(self) -> dict[str, int]:
@@ -138,6 +141,18 @@ class Plan:
         tx=self.tx,
         num_indices=self.config.num_indices,
     )
+
+  def check_temperatures(self) -> None:
+    """Checks that only logits are divided by a temperature."""
+    if self.dataset.task == 'classification':
+      return
+    for field in ('temperature', 'base_temperature'):
+      if (value := self.config.eval[field]) != 1:
+        raise ValueError(
+            f'config.eval.{field} is {value}, but the data set'
+            f' {self.config.dataset.name!r} is a regression, which has no'
+            ' logits to divide; set it to 1.0'
+        )
 
   def check_shapes(self) -> None:
     """Traces one step with abstract values, which costs no memory.

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import pytest
 
 from flax_enn import sharding
-from flax_enn.checkpoints import Checkpoints, DamagedCheckpointError
+from flax_enn.checkpoints import Checkpoints, DamagedCheckpointError, reading
 from tests.checkpoints.conftest import (
     abstract,
     assert_same,
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def names(workdir):
-  return sorted(p.name for p in (workdir / 'checkpoints').iterdir())
+  """What is in the folder of checkpoints beside their scores."""
+  found = {p.name for p in (workdir / 'checkpoints').iterdir()}
+  return sorted(found - {'scores.json'})
 
 
 def open_and_restore(workdir, state):
@@ -47,7 +49,8 @@ def saved(tmp_path_factory, mesh):
   checkpoints = Checkpoints(workdir)
   for step in (1, 2):
     state = draw_state(step, mesh)
-    assert checkpoints.save(state, step, metrics={'nll': step}, meta={})
+    assert checkpoints.save(state, step, meta={})
+    checkpoints.score(step, {'nll': step})
   checkpoints.close()
   return workdir
 
@@ -120,8 +123,9 @@ def test_keeps_latest_and_best(tmp_path, one_device, nlls, left, best, reopen):
   params = {'w': jnp.zeros(3)}
   state = create_state(params, {}, 0, one_device)
   for step, nll in enumerate(nlls, 1):
-    metrics = None if nll is None else {'nll': nll, 'accuracy': 0.5}
-    assert checkpoints.save(state, step, metrics=metrics, meta={})
+    assert checkpoints.save(state, step, meta={})
+    if nll is not None:
+      checkpoints.score(step, {'nll': nll, 'accuracy': 0.5})
     if reopen:
       checkpoints.close()
       checkpoints = Checkpoints(tmp_path, keep=2)
@@ -135,11 +139,11 @@ def test_another_metric_may_rank(tmp_path, one_device):
   checkpoints = Checkpoints(tmp_path, keep=1, best='rmse')
   state = draw_state(0, one_device)
   for step, rmse in ((1, 0.1), (2, 0.2), (3, 0.3)):
-    metrics = {'nll': -rmse, 'rmse': rmse}
-    checkpoints.save(state, step, metrics=metrics, meta={})
+    checkpoints.save(state, step, meta={})
+    checkpoints.score(step, {'nll': -rmse, 'rmse': rmse})
   assert checkpoints.best_step() == 1
   with pytest.raises(ValueError, match=r"no 'rmse'.*'nll'"):
-    checkpoints.save(state, 4, metrics={'nll': 0.1}, meta={})
+    checkpoints.score(3, {'nll': 0.1})
   checkpoints.close()
   assert names(tmp_path) == ['1', '3']
 
@@ -152,7 +156,7 @@ def test_keep_is_checked(tmp_path):
 def test_a_step_is_saved_once(run, mesh):
   checkpoints = Checkpoints(run)
   state = draw_state(9, mesh)
-  assert not checkpoints.save(state, 2, metrics={'nll': -9.0}, meta={})
+  assert not checkpoints.save(state, 2, meta={'other': 1})
   assert not checkpoints.save(state, 1, meta={})
   restored, step = checkpoints.restore_latest(abstract(state))
   assert step == 2
@@ -166,15 +170,43 @@ def test_meta_and_metrics_are_written_as_json(tmp_path, one_device):
   checkpoints.save(
       draw_state(0, one_device),
       3,
-      metrics={'nll': jnp.float32(0.5)},
       meta={'config': {'seed': 1}},
   )
+  checkpoints.score(3, {'nll': jnp.float32(0.5), 'accuracy': 1})
   checkpoints.close()
   path = tmp_path / 'checkpoints' / '3' / 'meta' / 'metadata'
   record = json.loads(path.read_text())
   assert record['meta'] == {'config': {'seed': 1}}
-  assert record['metrics'] == {'nll': 0.5}
   assert list(record['fingerprint']) == ['prior/params/kernel']
+  scores = json.loads((tmp_path / 'checkpoints' / 'scores.json').read_text())
+  metrics = {'nll': 0.5, 'accuracy': 1.0}
+  assert scores == {'3': {'score': 0.5, 'metrics': metrics}}
+
+
+def test_a_step_is_judged_after_it_is_saved(tmp_path, one_device):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(draw_state(0, one_device), 3, meta={})
+  assert not checkpoints.scored(3)
+  assert checkpoints.best_step() is None
+  checkpoints.score(3, {'nll': 0.5})
+  checkpoints.close()
+  again = Checkpoints(tmp_path)
+  assert again.scored(3) and again.best_step() == 3
+  again.close()
+
+
+@pytest.mark.parametrize(
+    'content', ['', '{"1": {"score": 0.5, "me', '[]', '{"1": 0.5}', '{"a": {}}']
+)
+def test_damaged_scores_stop_nothing(run, content, caplog):
+  (run / 'checkpoints' / 'scores.json').write_text(content)
+  checkpoints = Checkpoints(run)
+  assert 'scores.json is damaged' in caplog.text
+  assert checkpoints.best_step() is None
+  assert checkpoints.latest_step() == 2
+  checkpoints.score(2, {'nll': 0.1})
+  checkpoints.close()
+  assert reading.scores(run)[2]['score'] == 0.1
 
 
 def damage(path, how):
@@ -348,7 +380,7 @@ def test_meta_that_is_not_json_stops_nothing(tmp_path, one_device):
   checkpoints = Checkpoints(tmp_path)
   state = draw_state(0, one_device)
   with pytest.raises(TypeError, match='JSON'):
-    checkpoints.save(state, 1, metrics={'nll': 0.1}, meta={'no': object()})
+    checkpoints.save(state, 1, meta={'no': object()})
   assert checkpoints.best_step() is None
   assert checkpoints.save(state, 1, meta={})
   assert checkpoints.latest_step() == 1

@@ -60,8 +60,9 @@ FORMS = [trainable, frozen]
 def save(workdir, *states, scores=None):
   checkpoints = Checkpoints(workdir, keep=9)
   for step, state in enumerate(states, 1):
-    metrics = {'nll': scores[step - 1]} if scores else None
-    checkpoints.save(state, step, metrics=metrics, meta={})
+    checkpoints.save(state, step, meta={})
+    if scores:
+      checkpoints.score(step, {'nll': scores[step - 1]})
   checkpoints.close()
 
 

@@ -22,7 +22,9 @@ def test_crops_are_uniform_over_offsets():
       for i in range(5)
       for j in range(5)
   }
-  found = collections.Counter(windows[x.tobytes()] for x in many(random_crop, 2))
+  found = collections.Counter(
+      windows[x.tobytes()] for x in many(random_crop, 2)
+  )
   counts = np.array([found[place] for place in windows.values()])
   expected = counts.sum() / 25
   # The chi-squared statistic of 24 degrees of freedom: 51.2 has p = 0.001.
@@ -51,7 +53,8 @@ def test_cutout_is_a_square_inside_half_of_them():
 
 
 @pytest.mark.parametrize(
-    'change, args', [(random_crop, (2,)), (random_flip, ()), (random_cutout, (3,))]
+    'change, args',
+    [(random_crop, (2,)), (random_flip, ()), (random_cutout, (3,))],
 )
 def test_the_generator_decides_all(change, args):
   a, b = (

@@ -1,6 +1,7 @@
 """ImageNet: windows, decoding and resampling of JPEGs, and the prepared set."""
 
 import io
+import itertools
 import os
 from pathlib import Path
 import sys
@@ -114,7 +115,7 @@ def photos():
     pytest.skip('FLAX_ENN_DATA names no folder with imagenet_sample_1000')
   offsets = np.load(path / 'index.npz')['offsets']
   content = (path / 'images_256.bin').read_bytes()
-  return [content[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
+  return [content[a:b] for a, b in itertools.pairwise(offsets)]
 
 
 def test_real_photos_are_those_of_pillow():

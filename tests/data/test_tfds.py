@@ -191,7 +191,8 @@ def test_tfds_images_need_array_record(data_dir, tmp_path):
       'dataset_info.json',
       lambda info: info.update(fileFormat='tfrecord'),
   )
-  with pytest.raises(ValueError, match=r'prepared as tfrecord (.|\n)*array_record'):
+  said = r'prepared as tfrecord (.|\n)*tfds convert_format .*array_record'
+  with pytest.raises(ValueError, match=said):
     dataset.source('test')
 
 

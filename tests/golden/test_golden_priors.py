@@ -15,7 +15,7 @@ CIFAR = {'channels': (4, 8, 4), 'kernels': (5, 5, 5), 'strides': (2, 2, 2)}
 
 
 def conv_prior(params: cases.Params) -> tuple[ConvPrior, dict[str, Any]]:
-  """`make_imagenet_conv_prior` and `make_cifar_conv_prior`, by their kernels."""
+  """enn's conv priors of ImageNet and of CIFAR, told apart by their kernels."""
   last = params['prior/~/linear_0']
   tree = {'kernel_out': last['w'], 'bias_out': last['b']}
   for i, module in enumerate(['prior_conv', 'prior_conv_1', 'prior_conv_2']):

@@ -23,7 +23,6 @@ from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import BatchNorm
-from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases
 from tests.golden.convert import dense, projected_mlp

@@ -1,0 +1,86 @@
+"""How a run is judged: its evaluation, in the middle and at the end."""
+
+import dataclasses
+import functools
+import json
+import math
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from flax_enn.checkpoints import fingerprint
+from flax_enn.evaluation import Evaluator, Progress, Results, table
+from flax_enn.training.plan import Plan
+from flax_enn.training.state import TrainState, run_keys
+
+
+@dataclasses.dataclass
+class Judge:
+  """Evaluates the states of a run on the split it is judged by.
+
+  Attributes:
+    plan: of the run.
+    writer: of its metrics.
+    workdir: of the run; keeps what an evaluation has summed so far.
+  """
+
+  plan: Plan
+  writer: Any
+  workdir: epath.Path
+
+  def __post_init__(self):
+    config = self.plan.config
+    self._key = run_keys(config.seed)['evaluation']
+    self._evaluator = Evaluator(
+        network=self.plan.network,
+        dataset=self.plan.dataset,
+        num_indices=config.eval.num_indices,
+        tau=config.eval.tau,
+        chunk=config.eval.chunk,
+        mesh=self.plan.mesh,
+        temperature=config.eval.temperature,
+        base_temperature=config.eval.base_temperature,
+    )
+
+  def __call__(self, state: TrainState, step: int) -> Results:
+    """Evaluates, writes the metrics and logs them as a table."""
+    plan = self.plan
+    size = len(plan.dataset.source(plan.split))
+    progress = Progress(
+        self.workdir / 'evaluation.npz',
+        {
+            'config': json.loads(plan.config.to_json()),
+            'step': step,
+            'variables': fingerprint(state.variables),
+        },
+    )
+    results = self._evaluator(
+        state.variables,
+        plan.eval_batches(progress.done),
+        self._key,
+        num_batches=math.ceil(size / plan.config.batch_size),
+        progress=progress,
+    )
+    self.writer.write_scalars(
+        step,
+        {
+            f'{plan.split}_{who}/{name}': value
+            for who, values in results.metrics.items()
+            for name, value in values.items()
+        },
+    )
+    logging.info(
+        'Step %d, %s split, %d indices:\n%s',
+        *(step, plan.split, plan.config.eval.num_indices, table(results)),
+    )
+    return results
+
+  def report(self, state: TrainState, results: Results) -> None:
+    """Draws `report.png`."""
+    from flax_enn.evaluation.report import draw  # matplotlib takes its time
+
+    predict = functools.partial(
+        self._evaluator.predict, state.variables, key=self._key
+    )
+    draw(self.workdir, results, self.plan.dataset, predict)
