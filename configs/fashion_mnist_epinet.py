@@ -8,7 +8,13 @@ the images in a file of arrays (see `fashion_mnist_resnet.py`):
   python train.py --config=configs/fashion_mnist_epinet.py \
     --workdir=runs/fashion_mnist_epinet --config.dataset.path=fashion_mnist.npz
 
-Expected on the test split: see below.
+The second one takes 2 minutes. Expected on the test split (in brackets the
+range over the seeds 0, 1 and 2):
+
+             base    epinet  epinet / base
+  accuracy   0.928   0.928
+  nll        0.200   0.202   1.01 (1.00 to 1.01)
+  joint_nll  1.996   1.237   0.62 (0.61 to 0.62)
 """
 
 import ml_collections

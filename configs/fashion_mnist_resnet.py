@@ -6,7 +6,11 @@ bytes, as `np.savez` writes it:
   python train.py --config=configs/fashion_mnist_resnet.py \
     --workdir=runs/fashion_mnist_resnet --config.dataset.path=fashion_mnist.npz
 
-Expected on the test split: see below.
+6 minutes on two CPU cores. Expected on the test split (in brackets the range
+over the seeds 0, 1 and 2):
+
+  accuracy 0.928 (0.928 to 0.931)
+  nll      0.200 (0.198 to 0.200); joint_nll is ten times that
 """
 
 import ml_collections

@@ -103,9 +103,19 @@ class Imagenet2012(HeldOut):
           f'the image with id {element["id"]} of {self} is {e}. Prepare the'
           ' data set anew, or repair this record'
       ) from e
+    x = normalised(x)
     if rng is not None and self.flip and rng.random() < 0.5:
       x = x[:, ::-1]
-    return {**element, 'x': (x - MEAN) / STD}
+    return {**element, 'x': x}
+
+
+def normalised(x: np.ndarray) -> np.ndarray:
+  """Values `[H, W, 3]` of 0 to 255 as the network sees them."""
+  # By whole rows: numpy takes eight times as long in steps of three numbers.
+  width = x.shape[1]
+  rows = x.reshape(len(x), -1) - np.tile(MEAN, width)
+  rows /= np.tile(STD, width)
+  return rows.reshape(x.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -156,25 +156,25 @@ def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
   except (AssertionError, ValueError) as e:
     # Its ways of saying that there is no such version or configuration.
     raise ValueError(f'config.dataset.tfds_name is {name!r}: {e}') from e
-  found = builder.info.file_format.value if builder.is_prepared() else None
-  if found == 'array_record':
+  info = builder.info
+  formats = [info.file_format, *info.alternative_file_formats]
+  formats = [f.value for f in formats if f and builder.is_prepared()]
+  if 'array_record' in formats:
     return builder
-  if found is None:
+  if formats:
+    state = f'prepared as {formats[0]}'
+    how = (
+        'convert it in its place, once, with\n'
+        f'  tfds convert_format --dataset_version_dir={builder.data_dir}'
+        ' --out_file_format=array_record'
+    )
+  else:
     state = 'not prepared'
     how = (
         'prepare it as array_record, once, with\n'
         '  import tensorflow_datasets as tfds\n'
         f'  tfds.builder({name!r}, data_dir={data_dir!r},'
         " file_format='array_record').download_and_prepare()"
-    )
-  else:
-    state = f'prepared as {found}'
-    how = (
-        'convert it to array_record, once, with\n'
-        f'  tfds convert_format --dataset_version_dir={builder.data_dir}'
-        ' --out_file_format=array_record'
-        f' --out_dir=DIR/{builder.info.full_name}\n'
-        'and set config.dataset.data_dir to DIR'
     )
   raise ValueError(
       f'the data set {name!r} is {state} in {builder.data_dir}; check'

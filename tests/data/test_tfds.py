@@ -196,6 +196,20 @@ def test_tfds_images_need_array_record(data_dir, tmp_path):
     dataset.source('test')
 
 
+def test_tfds_images_converted_in_their_place(data_dir, tmp_path):
+  """What `tfds convert_format` leaves: both formats in one folder."""
+  dataset = edited(
+      data_dir,
+      tmp_path,
+      'dataset_info.json',
+      lambda info: info.update(
+          fileFormat='tfrecord', alternativeFileFormats=['array_record']
+      ),
+  )
+  assert len(dataset.source('test')) == 360
+  assert dataset.source('test')[0]['x'].shape == (8, 8, 1)
+
+
 def test_tfds_images_that_vary_need_a_size(data_dir, tmp_path):
   def vary(features):
     image = features['featuresDict']['features']['image']['image']
