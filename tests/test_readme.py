@@ -19,14 +19,15 @@ from flax_enn.evaluation import Results, table
 from tests import test_laws, tiny
 
 README = (tiny.ROOT / 'README.md').read_text()
+DOCS = '\n'.join(p.read_text() for p in sorted(tiny.ROOT.glob('docs/*.md')))
 DOCSTRINGS = {
     path.name: path.read_text().split('"""')[1]
     for path in sorted((tiny.ROOT / 'configs').glob('*.py'))
 }
 
 
-def blocks(language):
-  return re.findall(rf'^```{language}\n(.*?)^```$', README, re.M | re.S)
+def blocks(language, text=README):
+  return re.findall(rf'^```{language}\n(.*?)^```$', text, re.M | re.S)
 
 
 def commands(text):
@@ -41,6 +42,10 @@ def commands(text):
 
 def all_commands():
   yield from commands(''.join(blocks('(?:bash|console)')))
+  # In docs, other programs have commands too.
+  for words in commands(''.join(blocks('bash', DOCS))):
+    if 'train.py' in words:
+      yield words
   # Those in running text, and those in a config's docstring.
   for code in re.findall(r'`([^`]+)`', re.sub(r'(?ms)^```.*?^```', '', README)):
     if re.match(r'make( |$)|\S*python train\.py', code):
@@ -159,9 +164,9 @@ def test_the_table_is_what_is_printed():
 
 
 def test_links_and_paths_exist():
-  links = re.findall(r'\]\(([^)#\s]+)\)', README)
+  links = re.findall(r'\]\(([^)#\s]+)\)', README + DOCS)
   paths = re.findall(
-      r'`((?:flax_enn|configs|tests|docs)/[\w/.]*)`', README
+      r'`((?:flax_enn|configs|tests|docs|benchmarks)/[\w/.]*)`', README + DOCS
   )
   missing = [
       path
