@@ -17,10 +17,10 @@ from flax_enn.networks.layers import (
 class ConvPrior(nn.Module):
   """`size` random conv nets of the image; the index combines them linearly.
 
-  All of them are one computation: the first convolution reads the same image
-  and is an ordinary one with as many outputs as they have together, the later
-  ones are grouped. The defaults are enn's prior of ImageNet; its prior of CIFAR
-  has channels (4, 8, 4), kernels 5, strides 2 and images resized to 32
+  All of them are one computation: a convolution for each layer, whose outputs
+  are those of every network, and one batched dense product. The defaults are
+  enn's prior of ImageNet; its prior of CIFAR has channels (4, 8, 4), kernels
+  (5, 5, 5), strides (2, 2, 2) and images resized to 32
   (`enn/networks/epinet/priors.py`). Its weights are never trained: an epinet
   runs it inside `Frozen`.
 
@@ -49,7 +49,7 @@ class ConvPrior(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps images `[B, H, W, ch]` to the basis `[B, C, D]`, float32."""
     layers = (self.channels, self.kernels, self.strides)
-    if len({len(values) for values in layers}) > 1:
+    if len({len(values) for values in layers}) > 1 or not self.channels:
       raise ValueError(
           'ConvPrior has'
           f' {len(self.channels)} channels, {len(self.kernels)} kernels and'
@@ -61,24 +61,15 @@ class ConvPrior(nn.Module):
       x = jax.image.resize(x, shape, 'bilinear')
     h = x
     for i, (channels, kernel, stride) in enumerate(zip(*layers)):
-      groups = self.size if i else 1
-      h = nn.relu(self._conv(h, channels, kernel, stride, groups, i))
-    height, width = h.shape[1:3]
-    h = h.reshape(-1, height * width, self.size, self.channels[-1])
-    h = h.swapaxes(1, 2).reshape(-1, self.size, height * width * h.shape[-1])
+      h = nn.relu(self._conv(h, channels, kernel, stride, i))
+    h = jnp.moveaxis(h, 3, 1).reshape(x.shape[0], self.size, -1)
     return self.scale * at_least_float32(self._dense(h))
 
   def _conv(
-      self,
-      h: jax.Array,
-      channels: int,
-      kernel: int,
-      stride: int,
-      groups: int,
-      i: int,
+      self, h: jax.Array, channels: int, kernel: int, stride: int, i: int
   ) -> jax.Array:
-    """Maps `[B, H, W, groups·ch]` to `[B, H', W', D·channels]`."""
-    shape = (self.size, kernel, kernel, h.shape[-1] // groups, channels)
+    """Maps `[B, H, W, ch]`, later `[B, H, W, D, ch]`, to the latter."""
+    shape = (self.size, kernel, kernel, h.shape[-1], channels)
     weights = self.param(f'kernel_{i}', per_member(fan_in_init), shape)
     bias = self.param(
         f'bias_{i}', nn.initializers.zeros, (self.size, channels)
@@ -86,15 +77,21 @@ class ConvPrior(nn.Module):
     h, weights, bias = nn.dtypes.promote_dtype(
         h, weights, bias, dtype=self.dtype
     )
+    # Every network reads the same image. After that each reads its own inputs:
+    # by a depthwise convolution, summed over them. With the networks as groups,
+    # XLA would gather the whole batch on every device (openxla/xla#47945).
+    h = h.reshape(*h.shape[:3], -1)
+    groups = h.shape[-1] if i else 1
+    weights = jnp.moveaxis(weights, 0, 2 if i else 3)
     h = jax.lax.conv_general_dilated(
         h,
-        jnp.moveaxis(weights, 0, 3).reshape(*shape[1:4], -1),
+        weights.reshape(kernel, kernel, h.shape[-1] // groups, -1),
         (stride, stride),
         'SAME',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )
-    return h + bias.reshape(-1)
+    return h.reshape(*h.shape[:3], self.size, -1, channels).sum(-2) + bias
 
   def _dense(self, h: jax.Array) -> jax.Array:
     """Maps `[B, D, F]` to `[B, C, D]`."""

@@ -26,8 +26,8 @@ class MLPPrior(nn.Module):
     hiddens: widths of each perceptron's hidden layers.
     classes: number of outputs C.
     size: number of perceptrons, the dimension D of the index.
-    pool: (window, stride) of an average pooling of images before that; (10, 5)
-      makes the perceptrons those of enn's `make_imagenet_mlp_prior`.
+    pool: (window, stride) by which images `[B, H, W, ch]` are averaged first;
+      enn's `make_imagenet_mlp_prior` has (10, 5). None leaves x as it is.
     scale: factor on the output.
     dtype: of the computation.
   """
@@ -44,6 +44,12 @@ class MLPPrior(nn.Module):
     """Maps `[B, ...]` to the basis `[B, C, D]`, float32."""
     if self.pool is not None:
       window, stride = self.pool
+      if x.ndim != 4 or min(x.shape[1:3]) < window:
+        raise ValueError(
+            f'MLPPrior got x of shape {x.shape}, expected images [B, H, W, ch]'
+            f' at least as large as its pooling window {window}; set'
+            ' config.network.priors.*.pool to (window, stride), or to None'
+        )
       x = nn.avg_pool(x, (window, window), strides=(stride, stride))
     h = x.reshape(x.shape[0], 1, -1)
     for i, width in enumerate((*self.hiddens, self.classes)):
