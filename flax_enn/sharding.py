@@ -12,6 +12,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -20,6 +21,9 @@ DATA_AXIS, INDEX_AXIS, FSDP_AXIS = AXES = ('data', 'index', 'fsdp')
 # Module attribute under which a trained ensemble keeps its members: every
 # variable below it has a leading axis K, boxed or not.
 MEMBER = 'member'
+
+# Outputs from which on a kernel is wide, and worth splitting over fsdp.
+WIDE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +63,13 @@ def create_mesh(
   Args:
     sizes: `{'data': int, 'index': int, 'fsdp': int}`; one of them may be -1
       and takes what the others leave.
-    devices: all devices by default.
+    devices: all devices by default. Where they are of several slices, the data
+      axis goes across these and the other two stay inside, since the network
+      between slices is slow.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or the data
+      axis cannot be cut into slices.
   """
   devices = jax.devices() if devices is None else devices
   unknown = sorted(set(sizes) - set(AXES))
@@ -82,10 +89,26 @@ def create_mesh(
         ' take what the other axes leave'
     )
   shape = [len(devices) // known if s == -1 else s for s in shape]
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if shape[0] % slices:
+    raise ValueError(
+        f'config.mesh.data is {shape[0]}, which the {slices} slices do not'
+        f' divide; set config.mesh.data to a multiple of {slices}'
+    )
   # Linen's vmap over a sharded parameter axis fails on Explicit axes.
-  return jax.make_mesh(
-      tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  types = (AxisType.Auto,) * len(AXES)
+  if devices[0].platform != 'tpu':
+    return Mesh(np.reshape(devices, shape), AXES, axis_types=types)
+  if slices > 1:
+    inside, across = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        inside, across, devices, allow_split_physical_axes=True
+    )
+  else:
+    arranged = mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True
+    )
+  return Mesh(arranged, AXES, axis_types=types)
 
 
 def constrain(x: Any, *names: str | None) -> Any:
@@ -126,10 +149,11 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
   """The sharding of every leaf of a train state, from its abstract values.
 
   A leaf boxed by `nn.with_logical_partitioning` goes where its names say; an
-  axis that its mesh axis does not divide stays whole. Every variable below a
-  trained ensemble's `member` (kernels, biases, norms, statistics, optimizer
-  moments) has its leading axis over the index axis of the mesh, whether it is
-  boxed or not. Frozen ensembles stay whole, like all the rest.
+  axis that its mesh axis does not divide stays whole. The outputs of a kernel
+  that has many (`WIDE`) are `wide`. Every variable below a trained ensemble's
+  `member` (kernels, biases, norms, statistics, optimizer moments) has its
+  leading axis over the index axis of the mesh, whether it is boxed or not.
+  Frozen ensembles keep their members whole, and all the rest is whole too.
 
   Args:
     state: abstract train state, from `jax.eval_shape`.
@@ -141,14 +165,20 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
   def place(path, leaf):
     names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
-    keys = {getattr(k, 'key', getattr(k, 'name', None)) for k in path}
+    keys = [getattr(k, 'key', getattr(k, 'name', None)) for k in path]
+    shape = nn.unbox(leaf).shape
+    if not names and keys[-1] == 'kernel':
+      # The widest axis but the first, which is that of an ensemble's members.
+      size, axis = max((size, axis) for axis, size in enumerate(shape) if axis)
+      if size >= WIDE:
+        names = ['wide' if i == axis else None for i in range(len(shape))]
     if MEMBER in keys:
       names = (MEMBER, *names[1:])
     if 'frozen' in keys:
       names = tuple(None if name == MEMBER else name for name in names)
     spec = [
         axes if size % _size(mesh, axes) == 0 else None
-        for axes, size in zip(RULES.spec(*names), nn.unbox(leaf).shape)
+        for axes, size in zip(RULES.spec(*names), shape)
     ]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
@@ -172,23 +202,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+  """Which part of every batch this host reads, and in how many it is cut.
+
+  Hosts that differ in the index axis only have the same rows on their devices
+  and read the same part.
+
+  Raises:
+    ValueError: the devices of some host do not hold one part of equal size.
+  """
+  rows = math.prod(mesh.shape[axis] for axis in RULES.batch)
+  held = {}
+  indices = batch_sharding(mesh).devices_indices_map((rows,))
+  for device, (part,) in indices.items():
+    start = part.start or 0
+    stop = rows if part.stop is None else part.stop
+    held.setdefault(device.process_index, set()).update(range(start, stop))
+  size = len(held[min(held)])
+  for host, own in held.items():
+    first = min(own)
+    if own != set(range(first, first + size)) or first % size or rows % size:
+      raise ValueError(
+          f'config.mesh {dict(mesh.shape)} gives host {host} the parts'
+          f' {sorted(own)} of {rows} of a batch; each host must hold'
+          f' {size} neighbouring ones. Set config.mesh.index and'
+          ' config.mesh.fsdp so that the devices of a host divide them, or the'
+          ' other way round'
+      )
+  return min(held[jax.process_index()]) // size, rows // size
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
   """Turns each host's share of a batch into one global array per leaf.
 
   Args:
-    batch: pytree of numpy arrays `[B / hosts, ...]`.
+    batch: pytree of numpy arrays, the `batch_share` of this host.
     mesh: from `create_mesh`.
 
   Returns:
     The pytree of global arrays `[B, ...]`; the transfer is asynchronous.
   """
-  where = batch_sharding(mesh)
-  hosts = jax.process_count()
+  where, (_, parts) = batch_sharding(mesh), batch_share(mesh)
 
   def put(leaf):
     leaf = np.asarray(leaf)
     return jax.make_array_from_process_local_data(
-        where, leaf, (leaf.shape[0] * hosts, *leaf.shape[1:])
+        where, leaf, (leaf.shape[0] * parts, *leaf.shape[1:])
     )
 
   return jax.tree.map(put, batch)

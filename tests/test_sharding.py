@@ -1,6 +1,9 @@
 """Meshes, and which leaf lies where on them."""
 
+import dataclasses
 import functools
+import math
+import types
 
 from flax import linen as nn
 import jax
@@ -13,6 +16,7 @@ from flax_enn import sharding
 from flax_enn.core import Batch
 from flax_enn.losses import Objective, Xent
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.layers import fan_in_init
@@ -279,3 +283,124 @@ def test_law_no_idle_replicas():
   base = 2 * products * 256 / 8 * 3
   assert found[0] > 0.7 * base
   assert max(found) < 1.15 * min(found), found
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+  id: int
+  process_index: int
+  slice_index: int = 0
+  platform: str = 'tpu'
+
+
+def fake_mesh(shape, hosts):
+  """A mesh whose devices belong to hosts, in order; for `batch_share` alone."""
+  size = math.prod(shape)
+  devices = [FakeDevice(i, i * hosts // size) for i in range(size)]
+  return np.reshape(devices, shape)
+
+
+@pytest.mark.parametrize(
+    'shape, hosts, parts',
+    [
+        ((8, 1, 1), 1, [(0, 1)]),
+        ((8, 1, 1), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((4, 2, 1), 2, [(0, 2), (1, 2)]),
+        ((2, 4, 1), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # index over hosts
+        ((1, 8, 1), 4, [(0, 1)] * 4),
+        ((2, 1, 4), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((4, 2, 2), 8, [(i // 2 * 2 // 2, 4) for i in range(8)]),
+    ],
+)
+def test_hosts_read_the_rows_of_their_devices(shape, hosts, parts, monkeypatch):
+  devices = fake_mesh(shape, hosts)
+  rows = shape[0] * shape[2]
+
+  def indices(_, total):
+    assert total == (rows,)
+    order = np.moveaxis(devices, 1, -1).reshape(rows, shape[1])
+    return {
+        device: (slice(row, row + 1),)
+        for row, of_row in enumerate(order)
+        for device in of_row
+    }
+
+  monkeypatch.setattr(
+      sharding,
+      'batch_sharding',
+      lambda mesh: types.SimpleNamespace(
+          devices_indices_map=lambda total: indices(mesh, total)
+      ),
+  )
+  mesh = types.SimpleNamespace(shape=dict(zip(sharding.AXES, shape)))
+  found = []
+  for host in range(hosts):
+    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
+    found.append(sharding.batch_share(mesh))
+  assert found == parts
+
+
+def test_wide_kernels_and_their_moments_are_split_over_fsdp():
+  net = MLP(hiddens=(sharding.WIDE, 8), classes=4)
+  network = Deterministic(net)
+  x = np.zeros((1, 6), np.float32)
+  state = abstract_state(network, optax.adam(0.1), x, mesh_of(2, 1, 4))
+  split = {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+      if 'fsdp' in str(leaf.sharding.spec)
+  }
+  assert len(split) == 3  # the parameter and both moments
+  for name, leaf in split.items():
+    assert name.endswith('base/layer_0/kernel')
+    assert leaf.sharding.shard_shape(leaf.shape) == (6, sharding.WIDE // 4)
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 8), (2, 2, 2)])
+def test_split_kernels_train_as_whole_ones(sizes):
+  network = Deterministic(MLP(hiddens=(sharding.WIDE,), classes=3))
+  x = np.asarray(jax.random.normal(jax.random.key(0), (8, 6)))
+  ones = np.ones(8, np.float32)
+  batch = Batch(x, np.arange(8) % 3, ones, np.arange(8, dtype=np.int32), ones)
+  tx = optax.adam(0.1)
+  params = []
+  for shape in ((1, 1, 1), sizes):
+    devices = jax.devices()[: math.prod(shape)]
+    mesh = sharding.create_mesh(dict(zip(sharding.AXES, shape)), devices)
+    state = create_train_state(network, tx, 0, x, mesh)
+    step = functools.partial(
+        train_step,
+        network=network,
+        objectives={'data': Objective(Xent())},
+        tx=tx,
+        num_indices=2,
+    )
+    with jax.set_mesh(mesh):
+      state, _ = jax.jit(step)(state, sharding.put_batch(batch, mesh))
+    params.append(jax.device_get(state.params))
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+      *params,
+  )
+
+
+def slices_of(count, per_slice):
+  """Devices of a TPU pod's slices, as far as the mesh looks at them."""
+  return [FakeDevice(i, i, i // per_slice) for i in range(count)]
+
+
+def test_the_data_axis_goes_across_slices(monkeypatch):
+  asked = []
+
+  def arrange(inside, across, devices, **_):
+    asked.append((inside, across))
+    return np.reshape(jax.devices(), np.multiply(inside, across))
+
+  monkeypatch.setattr(
+      sharding.mesh_utils, 'create_hybrid_device_mesh', arrange
+  )
+  mesh = sharding.create_mesh({'data': -1, 'index': 2}, slices_of(8, 4))
+  assert asked == [((2, 2, 1), (2, 1, 1))]
+  assert mesh.devices.shape == (4, 2, 1)
+  with pytest.raises(ValueError, match=r'config\.mesh\.data is 1.*2 slices'):
+    sharding.create_mesh({'index': 8}, slices_of(8, 4))

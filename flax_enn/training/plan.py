@@ -116,11 +116,12 @@ class Plan:
   def _loader(self) -> dict[str, int]:
     """What the loader takes beside the data set, on this host."""
     fields = self.config.dataset
+    host, hosts = sharding.batch_share(self.mesh)
     return {
         **{k: fields[k] for k in LOADER_FIELDS if k in fields},
         'batch_size': self.config.batch_size,
-        'host': jax.process_index(),
-        'hosts': jax.process_count(),
+        'host': host,
+        'hosts': hosts,
     }
 
   @property
@@ -131,6 +132,24 @@ class Plan:
   def abstract_state(self) -> TrainState:
     """The state's shapes, dtypes and shardings."""
     return abstract_state(self.network, self.tx, self.example, self.mesh)
+
+  def abstract_batch(self) -> Batch:
+    """The shapes, dtypes and shardings of a global batch."""
+    size, dataset = (self.config.batch_size,), self.dataset
+    where = sharding.batch_sharding(self.mesh)
+    of = functools.partial(jax.ShapeDtypeStruct, sharding=where)
+    labels = (
+        of(size, jnp.int32)
+        if dataset.task == 'classification'
+        else of((*size, dataset.classes), jnp.float32)
+    )
+    return Batch(
+        x=of((*size, *dataset.shape), jnp.float32),
+        y=labels,
+        weight=of(size, jnp.float32),
+        id=of(size, jnp.int32),
+        mask=of(size, jnp.float32),
+    )
 
   def train_step(self) -> Any:
     """The step as a function of state and batch alone, not yet compiled."""
@@ -162,19 +181,7 @@ class Plan:
         part does not fit another.
     """
     size, dataset = self.config.batch_size, self.dataset
-    of = jax.ShapeDtypeStruct
-    labels = (
-        of((size,), jnp.int32)
-        if dataset.task == 'classification'
-        else of((size, dataset.classes), jnp.float32)
-    )
-    batch = Batch(
-        x=of((size, *dataset.shape), jnp.float32),
-        y=labels,
-        weight=of((size,), jnp.float32),
-        id=of((size,), jnp.int32),
-        mask=of((size,), jnp.float32),
-    )
+    batch = self.abstract_batch()
 
     def predict(batch):
       state = init_state(self.network, self.tx, 0, self.example)
@@ -219,12 +226,12 @@ def check_mesh(
         f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to'
         f' a multiple of {devices}'
     )
-  hosts = jax.process_count()
-  if config.batch_size % (2 * hosts):
+  _, parts = sharding.batch_share(mesh)
+  if config.batch_size % (2 * parts):
     raise ValueError(
         f'batch_size {config.batch_size} is not divisible by 2 for each of'
-        f' {hosts} hosts, which splits a dyadic pair; set config.batch_size to'
-        f' a multiple of {2 * hosts}'
+        f' {parts} hosts, which splits a dyadic pair; set config.batch_size to'
+        f' a multiple of {2 * parts}'
     )
   split = {
       'num_indices': config.num_indices,
