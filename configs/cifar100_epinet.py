@@ -19,6 +19,12 @@ from configs import cifar10_epinet
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """The recipe; `:18` … `:110` choose the depth, `:smoke` a tiny form."""
   config = cifar10_epinet.get_config(arg)
+  smoke = config.dataset.name == 'fake'
+  if not smoke:
+    config.dataset.name = 'cifar100'
+    config.dataset.cutout = 16  # enn's
+    config.network.classes = config.network.base.classes = 100
+    config.init.workdir = config.init.workdir.replace('cifar10_', 'cifar100_')
   config.network.prior_scale = 0.5  # enn's
   config.network.priors = {
       'conv': {
@@ -29,16 +35,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
           'channels': (4, 8, 4),
           'kernels': (5, 5, 5),
           'strides': (2, 2, 2),
-          'resize': 32,
+          'resize': 8 if smoke else 32,
           'scale': 0.5,
       },
   }
-  if config.dataset.name == 'fake':
-    config.network.priors.conv.resize = 8
-    return config
-  config.dataset.name = 'cifar100'
-  config.dataset.cutout = 16  # enn's
-  network = config.network
-  network.classes = network.base.classes = network.priors.conv.classes = 100
-  config.init.workdir = config.init.workdir.replace('cifar10_', 'cifar100_')
   return config

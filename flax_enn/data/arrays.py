@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Any
 import zipfile
 
 from etils import epath
 import numpy as np
 
-from flax_enn.data.base import HeldOut, InMemory
+from flax_enn.data.augmentation import random_crop, random_flip
+from flax_enn.data.base import Element, HeldOut, InMemory
 
 KEYS = ('x_train', 'y_train', 'x_test', 'y_test')
 
@@ -25,11 +27,18 @@ class Arrays(HeldOut):
     path: of the file.
     num_classes: of labels; None to count those of the training split.
     noise_std: of targets, standard deviation of their noise.
+    padding: pixels a training image may be moved by; what comes in is zero.
+    flip: whether every other training image is mirrored.
+    standardize: whether each channel of the images is brought to mean 0 and
+      deviation 1 over all of `x_train`, before what comes in by `padding`.
   """
 
   path: str
   num_classes: int | None = None
   noise_std: float = 1.0
+  padding: int = 0
+  flip: bool = False
+  standardize: bool = False
 
   @property
   def task(self) -> str:
@@ -55,7 +64,38 @@ class Arrays(HeldOut):
 
   def load(self, split: str) -> InMemory:
     """See `HeldOut`."""
+    self._check_images(self._train.x)
     return self._splits[split]
+
+  def preprocess(self, element: Element) -> Element:
+    """See `Dataset`."""
+    if not self.standardize:
+      return element
+    mean, std = self._moments
+    return {**element, 'x': (element['x'] - mean) / std}
+
+  def augment(self, element: Element, rng: np.random.Generator) -> Element:
+    """See `Dataset`."""
+    element = self.preprocess(element)
+    x = random_crop(element['x'], self.padding, rng)
+    return {**element, 'x': random_flip(x, rng) if self.flip else x}
+
+  def __getstate__(self) -> dict[str, Any]:
+    state = super().__getstate__()
+    # Or each worker would read the whole file again.
+    return {**state, '_moments': self._moments} if self.standardize else state
+
+  @functools.cached_property
+  def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation `[channels]` of training images as they are read."""
+    x = self._train.x
+    mean = x.mean(axis=(0, 1, 2), dtype=np.float64)
+    # One image at a time: all of them as float64 may not fit in memory.
+    squares = [np.square(image - mean).mean(axis=(0, 1)) for image in x]
+    moments = np.stack([mean, np.sqrt(np.mean(squares, axis=0))])
+    unit = 255 if x.dtype == np.uint8 else 1
+    mean, std = (moments / unit).astype(np.float32)
+    return mean, std
 
   @functools.cached_property
   def _splits(self) -> dict[str, InMemory]:
@@ -155,6 +195,33 @@ class Arrays(HeldOut):
             f' are 0 to {classes - 1}; correct it or set'
             ' config.dataset.num_classes'
         )
+
+  def _check_images(self, x: np.ndarray) -> None:
+    """Checks that what is asked for can be done to these inputs."""
+    for field in ('padding', 'flip', 'standardize'):
+      value = getattr(self, field)
+      if value and x.ndim != 4:
+        raise ValueError(
+            f'config.dataset.{field} is {value}, which is for images'
+            f' [B, height, width, channels], but x_train in {self.path!r} is'
+            f' of shape {list(x.shape)}; leave it out'
+        )
+    if self.padding and not 0 <= self.padding <= min(x.shape[1:3]):
+      raise ValueError(
+          f'config.dataset.padding is {self.padding}; it is a number of pixels,'
+          f' from 0 to {min(x.shape[1:3])} for images of shape'
+          f' {list(x.shape[1:])}'
+      )
+    if not self.standardize:
+      return
+    # Exact: float64 sums 2**29 equal values of float32 without rounding.
+    constant = np.flatnonzero(self._moments[1] == 0)
+    if len(constant):
+      raise ValueError(
+          'config.dataset.standardize is True, but in x_train of'
+          f' {self.path!r} the channels {constant.tolist()} have one value'
+          ' only; leave them out of the file or set it to False'
+      )
 
   def _error(self, found: str) -> ValueError:
     return ValueError(f'config.dataset.path is {self.path!r}: {found}')

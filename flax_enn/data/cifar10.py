@@ -11,8 +11,8 @@ from flax_enn.data.base import Element, HeldOut, InMemory
 from flax_enn.data.tfds_images import Images, prepared
 
 # Of the training images in [0, 1]; enn's numbers, for CIFAR-100 too.
-MEAN = np.float32([0.49139968, 0.48215841, 0.44653091])
-STD = np.float32([0.24703223, 0.24348513, 0.26158784])
+MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
+STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,6 @@ class Cifar10(HeldOut):
       records = builder.as_data_source(split, decoders=decoders)
       images = Images(records, 'image', 'label', self.shape)
       pixels = np.stack([images.pixels(record) for record in records])
-      labels = np.int32([record['label'] for record in records])
+      labels = np.array([record['label'] for record in records], np.int32)
       splits[split] = InMemory(pixels, labels)
     return splits

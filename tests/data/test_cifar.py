@@ -85,6 +85,20 @@ def test_training_sees_windows_of_padded_images(name, workers, data_dir):
   assert 4 < flips < 28
 
 
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('cutout', [0, 16])
+def test_every_change_can_be_chosen(flip, cutout, data_dir):
+  x, _ = stored('cifar100', data_dir, 'train')
+  dataset = Cifar100(data_dir=data_dir, padding=0, flip=flip, cutout=cutout)
+  batch = next(train_batches(dataset, batch_size=32, seed=0))
+  cut = (batch.x == 0).all(-1)
+  assert set(cut.sum(axis=(1, 2))) == {0, cutout**2}
+  unflipped = np.isclose(batch.x, x[batch.id], atol=1e-5).all(-1) | cut
+  mirrored = np.isclose(batch.x, x[batch.id][:, :, ::-1], atol=1e-5).all(-1)
+  kept, mirrored = (m.all(axis=(1, 2)) for m in (unflipped, mirrored | cut))
+  assert (kept ^ mirrored).all() and mirrored.any() == flip and kept.any()
+
+
 def test_a_part_is_held_out(data_dir):
   dataset = Cifar10(data_dir=data_dir, holdout=0.25)
   sizes = [len(dataset.source(s)) for s in ('train', 'validation', 'test')]

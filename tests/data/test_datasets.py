@@ -1,5 +1,7 @@
+import itertools
 import os
 from pathlib import Path
+import pickle
 import subprocess
 import sys
 
@@ -141,6 +143,94 @@ def test_arrays_take_floats_as_they_are(tmp_path):
   found, y, _ = everything(dataset.source('test'))
   np.testing.assert_array_equal(found, x.astype(np.float32))
   np.testing.assert_array_equal(y, x[:, 0, :1].astype(np.float32))
+
+
+PHOTOS = np.random.RandomState(0).randint(256, size=(6, 4, 5, 2)).astype('u1')
+PHOTOS[..., 1] //= 3  # each channel has moments of its own
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'float32'])
+def test_arrays_standardize_by_the_training_split(kind, tmp_path):
+  x = PHOTOS if kind == 'uint8' else PHOTOS.astype(kind) * 10 + 5000
+  path = written(tmp_path, x_train=x, x_test=x[:3]).path
+  dataset = Arrays(path=path, standardize=True, holdout=0.5)
+  raw = x.astype(np.float64)
+  expected = (raw - raw.mean((0, 1, 2))) / raw.std((0, 1, 2))
+  (batch,) = eval_batches(dataset, 'test', batch_size=3)
+  assert batch.x.dtype == np.float32
+  np.testing.assert_allclose(batch.x, expected[:3], atol=2e-5)
+  stored = dataset.source('test')[0]['x']
+  np.testing.assert_allclose(stored, x[0] / (255 if kind == 'uint8' else 1))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_arrays_augment_in_training_alone(workers, tmp_path):
+  path = written(tmp_path, x_train=PHOTOS, x_test=PHOTOS[:3]).path
+  dataset = Arrays(path=path, padding=2, flip=True, standardize=True)
+  x = (PHOTOS - PHOTOS.mean((0, 1, 2))) / PHOTOS.std((0, 1, 2))
+  (batch,) = eval_batches(dataset, 'test', batch_size=3, workers=workers)
+  np.testing.assert_allclose(batch.x, x[:3], atol=1e-5)
+  padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  stream = train_batches(dataset, batch_size=6, seed=0, workers=workers)
+  places = set()
+  for batch in itertools.islice(stream, 20):
+    for image, i in zip(batch.x, batch.id):
+      found = [
+          (top, left, step)
+          for top, left, step in itertools.product(range(5), range(5), (1, -1))
+          if np.allclose(
+              padded[i, top : top + 4, left : left + 5][:, ::step],
+              image,
+              atol=1e-5,
+          )
+      ]
+      assert found
+      places.add(found[0])
+  assert len(places) > 30  # of 50
+
+
+def test_arrays_know_their_moments_without_the_file(tmp_path):
+  """A worker gets them with the fields, and none of the images."""
+  path = written(tmp_path, x_train=PHOTOS, x_test=PHOTOS[:3]).path
+  dataset = Arrays(path=path, standardize=True)
+  element = dataset.source('test')[0]
+  sent = pickle.loads(pickle.dumps(dataset))
+  Path(path).unlink()
+  np.testing.assert_array_equal(
+      sent.preprocess(element)['x'], dataset.preprocess(element)['x']
+  )
+  assert '_splits' not in vars(sent) and sent == dataset
+
+
+VECTORS = {'x_train': np.zeros((6, 4)), 'x_test': np.zeros((3, 4))}
+FLAT = np.concatenate([PHOTOS, np.full_like(PHOTOS, 255)], axis=-1)
+TENTHS = np.where([True, False], np.float32(0.1), PHOTOS)
+
+
+@pytest.mark.parametrize(
+    'arrays, fields, message',
+    [
+        (VECTORS, {'padding': 2}, r'padding is 2, which is .*shape \[6, 4\]'),
+        (VECTORS, {'flip': True}, r'flip is True, which is for images'),
+        (VECTORS, {'standardize': True}, r'standardize is True, which is for'),
+        ({}, {'padding': -1}, r'padding is -1; .*from 0 to 4 .*\[4, 5, 1\]'),
+        ({}, {'padding': 5}, r'padding is 5; .*from 0 to 4 .*\[4, 5, 1\]'),
+        (
+            {'x_train': FLAT, 'x_test': FLAT[:3]},
+            {'standardize': True},
+            r'standardize is True, but .*channels \[2, 3\] have one value',
+        ),
+        (
+            {'x_train': TENTHS, 'x_test': TENTHS[:3]},
+            {'standardize': True},
+            r'standardize is True, but .*channels \[0\] have one value',
+        ),
+    ],
+)
+def test_arrays_change_images_alone(arrays, fields, message, tmp_path):
+  path = written(tmp_path, **arrays).path
+  with pytest.raises(ValueError, match=r'config\.dataset\.' + message):
+    train_batches(Arrays(path=path, **fields), batch_size=2, seed=0)
 
 
 NAN = np.array([[0.0], [np.nan], [0.0], [0.0], [0.0], [np.inf]])
