@@ -30,12 +30,36 @@ _WORKDIR = flags.DEFINE_string(
     ' report.png. A workdir belongs to one config.',
     required=True,
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'HOST:PORT of process 0, where processes are started by hand (see'
+    ' launch/README.md). TPU VMs, GKE, Slurm and Open MPI need no flags.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'How many processes are started by hand.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'Number of this one of them, from 0.'
+)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    'peer_timeout',
+    100,
+    'Seconds to wait for other processes, at the start and whenever one no'
+    ' longer answers; then the run ends with an error.',
+    lower_bound=1,
+)
 _PROFILE_AT = flags.DEFINE_integer(
     'profile_at', None, 'Step at which to profile five steps, for TensorBoard.'
 )
 
 
 _CHATTY = ('jax', 'orbax')
+
+# What is said in one sentence. (A lost connection is an OSError.)
+_ERRORS = (
+    ValueError, FloatingPointError, ModuleNotFoundError, ConnectionError,
+)  # fmt: skip
 
 
 def _is_news(record):
@@ -51,15 +75,21 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   # Imported here so that --help and a wrong flag answer at once.
-  from flax_enn.training import train_and_evaluate
+  from flax_enn.training import distributed, train_and_evaluate
 
   logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
   logging.get_absl_handler().addFilter(_is_news)
   try:
+    distributed.initialize(
+        _COORDINATOR_ADDRESS.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        timeout=_PEER_TIMEOUT.value,
+    )
     train_and_evaluate(
         _CONFIG.value, _WORKDIR.value, profile_at=_PROFILE_AT.value
     )
-  except (ValueError, FloatingPointError, ModuleNotFoundError) as e:
+  except _ERRORS as e:
     if logging.get_verbosity() > logging.INFO:
       raise
     sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')

@@ -68,6 +68,12 @@ def check_refused(config, workdir, says):
 # The change of a good config -> what the message must hold: the field, what was
 # found, what was expected.
 _XENT, _L2 = {'loss': {'name': 'xent'}}, {'loss': {'name': 'l2'}}
+_REGRESSION = {
+    'dataset': {'name': 'regression', 'n_train': 64},
+    'objectives.data': _L2,
+    'network.classes': 1,
+    'network.base.classes': 1,
+}
 CONFIGS = {
     'misspelt at the top': (
         {'batchsize': 8},
@@ -213,6 +219,21 @@ CONFIGS = {
         {'eval.tau': 17},
         ['config.eval.tau is 17', 'config.batch_size (16)'],
     ),
+    **{
+        f'{field} {value}': (
+            {f'eval.{field}': value},
+            [f'config.eval.{field} is {value!r}', 'finite number above 0'],
+        )
+        for field in ('temperature', 'base_temperature')
+        for value in (0.0, -1.0, math.inf, math.nan, '0.7', None)
+    },
+    **{
+        f'{field} of a regression': (
+            {**_REGRESSION, f'eval.{field}': 0.7},
+            [f'config.eval.{field} is 0.7', "'regression'", 'set it to 1.0'],
+        )
+        for field in ('temperature', 'base_temperature')
+    },
     'negative weight decay': (
         {'optimizer.weight_decay': -1.0},
         ['config.optimizer.weight_decay is -1.0', 'at least 0'],
@@ -321,7 +342,7 @@ def test_an_unprepared_tfds_set(run, tmp_path):
       'tfds_name': 'mnist',
       'data_dir': str(tmp_path),
   }
-  says = ['config.dataset.tfds_name', "'mnist'", 'download_and_prepare']
+  says = ['config.dataset.data_dir', "'mnist'", 'download_and_prepare']
   check_refused(tiny.epinet(dataset=dataset), run, says)
 
 

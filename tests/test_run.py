@@ -114,7 +114,8 @@ def test_a_run_leaves_nothing_else(run):
   assert names - events == {
       'checkpoints', 'config.json', 'report.png', 'results.json',
   }
-  assert {p.name for p in (workdir / 'checkpoints').iterdir()} == {'2', '4'}
+  kept = {p.name for p in (workdir / 'checkpoints').iterdir()}
+  assert kept == {'2', '4', 'scores.json'}
 
 
 def test_a_run_is_the_same_on_another_mesh(run, tmp_path):

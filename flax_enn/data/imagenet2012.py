@@ -12,8 +12,8 @@ from flax_enn.data.tfds_images import prepared
 NAME = 'imagenet2012:5.*.*'
 
 # Of red, green and blue in [0, 255]; enn's numbers.
-MEAN = np.float32([0.485 * 255, 0.456 * 255, 0.406 * 255])
-STD = np.float32([0.229 * 255, 0.224 * 255, 0.225 * 255])
+MEAN = np.array([0.485 * 255, 0.456 * 255, 0.406 * 255], np.float32)
+STD = np.array([0.229 * 255, 0.224 * 255, 0.225 * 255], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Imagenet2012(HeldOut):
             f'config.dataset.{field} is {(low, high)}; it is the least and the'
             f' largest: above 0, in this order, at most {most}'
         )
+    if self.area[1] < jpeg.LEAST_AREA:
+      raise ValueError(
+          f'config.dataset.area is {self.area}, but training crops are never'
+          f' smaller than {jpeg.LEAST_AREA}; set its second number to more'
+      )
 
   @property
   def shape(self) -> tuple[int, ...]:

@@ -7,11 +7,15 @@ the images that enn's checkpoints were trained on (`enn/datasets/imagenet.py`).
 """
 
 import functools
+import re
 from typing import Any
 
 import numpy as np
 
 Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
+
+# Of an image: less than this is never seen in training; enn's number.
+LEAST_AREA = 0.1
 
 
 def central_window(
@@ -25,7 +29,7 @@ def central_window(
     size: side of the square when the image is brought to size + padding.
     padding: both margins together, by the shorter side of the image.
   """
-  side = int(min(height, width) / (size + padding) * size)
+  side = max(1, min(height, width) * size // (size + padding))
   return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
@@ -40,8 +44,8 @@ def random_window(
 
   The aspect ratio is uniform; given it, the height is uniform between what the
   least and the largest area allow inside the image (so that small areas are
-  likelier than large ones). Parts of less than a tenth of the image are drawn
-  again.
+  likelier than large ones). Parts that come out smaller or larger than that, or
+  less than `LEAST_AREA` of the image, are drawn again.
 
   Args:
     height: of the image.
@@ -53,14 +57,16 @@ def random_window(
   Returns:
     The window; None if ten attempts fail, as with an extremely long image.
   """
+  pixels = height * width
   for _ in range(10):
     ratio = rng.uniform(*aspect)
-    least, most = (np.sqrt(a * height * width / ratio) for a in area)
+    least, most = (np.sqrt(a * pixels / ratio) for a in area)
     most = min(most, height, (width + 0.49) // ratio)
     low, high = round(least), int(most)
     rows = int(rng.integers(low, high + 1)) if low < high else high
     columns = round(rows * ratio)
-    if 0 < columns <= width and rows * columns >= 0.1 * height * width:
+    least, most = max(LEAST_AREA, area[0]) * pixels, area[1] * pixels
+    if 0 < columns <= width and least <= rows * columns <= most:
       top = int(rng.integers(0, height - rows + 1))
       left = int(rng.integers(0, width - columns + 1))
       return top, left, rows, columns
@@ -99,14 +105,16 @@ def decode(encoded: bytes, window: Window, size: int) -> np.ndarray:
   except tf.errors.InvalidArgumentError as e:
     raise ValueError(f'a JPEG that cannot be decoded: {_reason(e)}') from e
   resized = tf.raw_ops.ResizeBicubic(
-      images=pixels[None], size=(size, size), half_pixel_centers=True
+      images=tf.raw_ops.ExpandDims(input=pixels, axis=0),  # as [None], faster
+      size=(size, size),
+      half_pixel_centers=True,
   )
   return resized.numpy()[0]
 
 
 @functools.cache
 def tensorflow() -> Any:
-  """TensorFlow, which is imported when the first JPEG is read.
+  """TensorFlow, kept small: it is imported when the first JPEG is read.
 
   Raises:
     ModuleNotFoundError: it is not installed.
@@ -118,8 +126,16 @@ def tensorflow() -> Any:
         'JPEGs are decoded with TensorFlow, which is not installed: pip install'
         " 'flax_enn[train]'"
     ) from e
+  try:
+    # The accelerators are JAX's, and images are read side by side already.
+    tf.config.set_visible_devices([], 'GPU')
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+  except RuntimeError:
+    pass  # Whoever has used TensorFlow before in this process has set it up.
   return tf
 
 
 def _reason(error: Exception) -> str:
-  return str(error).splitlines()[0]
+  """TensorFlow's first line without the names of its functions."""
+  return re.sub(r'\{\{.*?\}\} | \[Op:.*', '', str(error).splitlines()[0])

@@ -78,18 +78,19 @@ class Evaluator:
     log = Log(first, num_batches)
     with jax.set_mesh(self._mesh):
       indices = self._indices(key, self.num_indices)
-      for done, batch in enumerate(data.prefetch(batches, put), first + 1):
+      for done, batch in enumerate(data.prefetch(batches, put), first):
         if progress and totals is None:
           like = jax.eval_shape(self._step, variables, indices, batch)
           totals = progress.restore(like)
+        elif progress:
+          # Here, so that what is kept always leaves a batch to go on with.
+          progress.keep(done, totals)
         update = self._step(variables, indices, batch)
         totals = update if totals is None else self._merge(totals, update)
         waiting.append(totals)
         if len(waiting) > _IN_FLIGHT:
           jax.block_until_ready(waiting.popleft())
-        if progress:
-          progress.keep(done, totals)
-        log(done)
+        log(done + 1)
     if totals is None:
       raise ValueError(
           'there is no batch to evaluate; the split is empty. Check'

@@ -1,6 +1,6 @@
 """How far a long evaluation has come, on disk and in the log."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import io
 import json
 import time
@@ -32,6 +32,7 @@ class Progress:
       path: epath.PathLike,
       identity: Mapping[str, Any],
       every: float = 60.0,
+      stop: Callable[[], bool] = lambda: False,
   ):
     """Reads the file, if there is one of the same evaluation.
 
@@ -40,16 +41,17 @@ class Progress:
       identity: all that decides the numbers, as JSON types. What another
         evaluation has left is passed over and overwritten.
       every: seconds between two writes.
+      stop: asked before each batch, equally often on every host; once it says
+        yes, all that was summed is written and the evaluation is cut off.
     """
     self._path = epath.Path(path)
     self._identity = json.loads(json.dumps(identity))
     self._every = every
+    self._stop = stop
     self._written = time.monotonic()
-    self.done, self._leaves = self._read()
-    if jax.process_count() > 1:
-      multihost_utils.assert_equal(
-          np.int32(self.done), f'hosts do not see the same {self._path}'
-      )
+    done, self._leaves = self._read() if _is_first() else (0, [])
+    # What the first process found is what all go on from.
+    self.done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
 
   def restore(self, like: Totals) -> Totals | None:
     """The totals after the first `done` batches; None after none.
@@ -59,33 +61,42 @@ class Progress:
     """
     if not self.done:
       return None
-    leaves, tree = jax.tree.flatten(like)
-    shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
-    if shapes != [(leaf.shape, leaf.dtype) for leaf in self._leaves]:
-      raise ValueError(
-          f'{self._path} does not hold the totals of this evaluation; remove it'
-      )
+    expected, tree = jax.tree.flatten(like)
+    leaves = [np.zeros(leaf.shape, leaf.dtype) for leaf in expected]
+    if _is_first():
+      if list(map(_form, leaves)) != list(map(_form, self._leaves)):
+        raise ValueError(
+            f'{self._path} does not hold the totals of this evaluation; remove'
+            ' it'
+        )
+      leaves = self._leaves
     logging.info('Going on after %d batches, from %s', self.done, self._path)
-    return jax.tree.unflatten(tree, self._leaves)
+    return jax.tree.unflatten(
+        tree, multihost_utils.broadcast_one_to_all(leaves)
+    )
 
   def keep(self, done: int, totals: Any) -> None:
     """Writes the totals after `done` batches, if it is time to.
 
     Only the first process does; it waits for the totals then.
+
+    Raises:
+      InterruptedError: the evaluation is to be cut off; the totals are written.
     """
-    if jax.process_index() or time.monotonic() - self._written < self._every:
-      return
-    file = io.BytesIO()
-    leaves = jax.device_get(jax.tree.leaves(totals))
-    np.savez(
-        file, *leaves, identity=json.dumps(self._identity), done=np.int32(done)
-    )
-    write_file(self._path, file.getvalue())
-    self._written = time.monotonic()
+    stop = self._stop()
+    due = stop or time.monotonic() - self._written >= self._every
+    if due and _is_first():
+      file, identity = io.BytesIO(), json.dumps(self._identity)
+      leaves = jax.device_get(jax.tree.leaves(totals))
+      np.savez(file, *leaves, identity=identity, done=np.int32(done))
+      write_file(self._path, file.getvalue())
+      self._written = time.monotonic()
+    if stop:
+      raise InterruptedError(f'{done} batches are kept in {self._path}')
 
   def remove(self) -> None:
     """Removes the file: the evaluation is done."""
-    if jax.process_index() == 0:
+    if _is_first():
       self._path.unlink(missing_ok=True)
 
   def _read(self) -> tuple[int, list[np.ndarray]]:
@@ -104,6 +115,14 @@ class Progress:
       logging.info('%s is of another evaluation and not used', self._path)
       return 0, []
     return done, leaves
+
+
+def _is_first() -> bool:
+  return jax.process_index() == 0
+
+
+def _form(leaf: np.ndarray) -> tuple[tuple[int, ...], np.dtype[Any]]:
+  return leaf.shape, leaf.dtype
 
 
 class Log:

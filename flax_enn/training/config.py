@@ -42,7 +42,8 @@ def default_config() -> ml_collections.ConfigDict:
       `modules`, target module -> source module.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
     eval: `every` (steps; 0 for the end only), `num_indices`, `tau` (labels in a
-      joint prediction), `chunk` (indices at once, which bounds memory);
+      joint prediction), `chunk` (indices at once; memory is that of chunk x
+      batch_size x classes numbers, so many classes want a small one);
       `temperature`, that the logits are divided by in evaluation, and
       `base_temperature` of the base's own.
     checkpoint: `every` (steps; 0 for the end only), `keep` (latest ones, beside

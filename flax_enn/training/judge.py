@@ -11,6 +11,7 @@ from etils import epath
 
 from flax_enn.checkpoints import fingerprint
 from flax_enn.evaluation import Evaluator, Progress, Results, table
+from flax_enn.training.distributed import Preempted, Preemption
 from flax_enn.training.plan import Plan
 from flax_enn.training.state import TrainState, run_keys
 
@@ -23,11 +24,13 @@ class Judge:
     plan: of the run.
     writer: of its metrics.
     workdir: of the run; keeps what an evaluation has summed so far.
+    preempted: says whether to stop in the middle.
   """
 
   plan: Plan
   writer: Any
   workdir: epath.Path
+  preempted: Preemption
 
   def __post_init__(self):
     config = self.plan.config
@@ -44,7 +47,11 @@ class Judge:
     )
 
   def __call__(self, state: TrainState, step: int) -> Results:
-    """Evaluates, writes the metrics and logs them as a table."""
+    """Evaluates, writes the metrics and logs them as a table.
+
+    Raises:
+      Preempted: the run was asked to stop; what was summed is kept.
+    """
     plan = self.plan
     size = len(plan.dataset.source(plan.split))
     progress = Progress(
@@ -54,14 +61,18 @@ class Judge:
             'step': step,
             'variables': fingerprint(state.variables),
         },
+        stop=self.preempted,
     )
-    results = self._evaluator(
-        state.variables,
-        plan.eval_batches(progress.done),
-        self._key,
-        num_batches=math.ceil(size / plan.config.batch_size),
-        progress=progress,
-    )
+    try:
+      results = self._evaluator(
+          state.variables,
+          plan.eval_batches(progress.done),
+          self._key,
+          num_batches=math.ceil(size / plan.config.batch_size),
+          progress=progress,
+      )
+    except InterruptedError as e:
+      raise Preempted(f'Asked to stop while judging step {step}: {e}') from e
     self.writer.write_scalars(
         step,
         {
@@ -70,6 +81,7 @@ class Judge:
             for name, value in values.items()
         },
     )
+    self.writer.flush()  # What has a score is not judged again.
     logging.info(
         'Step %d, %s split, %d indices:\n%s',
         *(step, plan.split, plan.config.eval.num_indices, table(results)),

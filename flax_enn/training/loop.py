@@ -17,7 +17,7 @@ from flax_enn import data, sharding
 from flax_enn.checkpoints import Checkpoints, check_init, reading, warm_start
 from flax_enn.evaluation import Results, write_results
 from flax_enn.training import config as config_lib
-from flax_enn.training import writers
+from flax_enn.training import distributed, writers
 from flax_enn.training.judge import Judge
 from flax_enn.training.plan import Plan
 from flax_enn.training.state import TrainState, create_train_state
@@ -30,7 +30,7 @@ def train_and_evaluate(
     workdir: epath.PathLike,
     *,
     profile_at: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """Trains what a config describes, going on where the workdir left off.
 
   Args:
@@ -40,7 +40,8 @@ def train_and_evaluate(
     profile_at: step at which to profile five steps, or None.
 
   Returns:
-    What `results.json` holds.
+    What `results.json` holds; None where SIGTERM stopped the run, which then
+    has saved what it has done.
 
   Raises:
     ValueError: the config or the workdir is not as it must be.
@@ -55,8 +56,15 @@ def train_and_evaluate(
     )
   config_lib.check_workdir(config, workdir)
   _check_start(plan, workdir)
+  distributed.check_agreement({
+      'the config': config.to_json(),
+      'the data set': plan.extent(),
+      'the latest checkpoint': reading.steps(workdir)[-1:],
+  })
+  preempted = distributed.Preemption()
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(plan.mesh))
+    stack.enter_context(preempted.listening())
     writer = stack.enter_context(writers.opened(workdir))
     checkpoints = stack.enter_context(
         contextlib.closing(
@@ -65,9 +73,16 @@ def train_and_evaluate(
     )
     state = _first_state(plan, checkpoints, workdir)
     config_lib.claim_workdir(config, workdir)
-    judge = Judge(plan, writer, workdir)
+    judge = Judge(plan, writer, workdir, preempted)
     hooks = writers.create_hooks(workdir, writer, config.num_steps, profile_at)
-    state, results = _train(plan, state, checkpoints, judge, writer, hooks)
+    try:
+      state, results = _train(
+          plan, state, checkpoints, judge, writer, hooks, preempted
+      )
+    except distributed.Preempted as e:
+      checkpoints.wait()
+      logging.info('%s; the same command goes on from there', e)
+      return None
     checkpoints.wait()
     written = write_results(workdir, config.num_steps, plan.split, results)
     judge.report(state, results)
@@ -124,8 +139,13 @@ def _train(
     judge: Judge,
     writer: Any,
     hooks: list[Any],
+    preempted: distributed.Preemption,
 ) -> tuple[TrainState, Results]:
-  """Steps to the end; keeps and judges the states on the way."""
+  """Steps to the end; keeps and judges the states on the way.
+
+  Raises:
+    Preempted: the run was asked to stop; the state is saved.
+  """
   config = plan.config
   train_step = jax.jit(
       plan.train_step(),
@@ -157,9 +177,13 @@ def _train(
     for hook in hooks:
       hook(step)
     judged = last or _due(step, config.eval.every)
-    if judged or _due(step, config.checkpoint.every):
+    stop = preempted()
+    if stop or judged or _due(step, config.checkpoint.every):
       _check_finite(state, checkpoints)
+      writer.flush()  # What is saved is not trained again.
       _save(plan, state, step, checkpoints)
+    if stop:
+      raise distributed.Preempted(f'Asked to stop after step {step}')
     if judged:
       results = judge(state, step)
       checkpoints.score(step, results.metrics['enn'])

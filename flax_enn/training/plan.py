@@ -124,6 +124,11 @@ class Plan:
         'hosts': hosts,
     }
 
+  def extent(self) -> tuple[Any, ...]:
+    """Shape and classes of the data, and how many there are of them."""
+    sizes = [len(self.dataset.source(s)) for s in ('train', self.split)]
+    return self.dataset.shape, self.dataset.classes, *sizes
+
   @property
   def example(self) -> np.ndarray:
     """`[1, ...]` inputs of the data set's shape, to initialise with."""

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 from pathlib import Path
+import subprocess
 import sys
 
 import numpy as np
@@ -29,6 +30,7 @@ FILES = {
     'narrow': (40, 400, {}),
     'progressive': (256, 384, {'progressive': True}),
     'full colour': (300, 280, {'subsampling': '4:4:4'}),
+    'one pixel': (1, 1, {}),
 }
 
 
@@ -79,7 +81,7 @@ def seen_by_evaluation(encoded, **fields):
 def central(pixels, size=224, padding=32):
   """The central crop by hand."""
   height, width = pixels.shape[:2]
-  side = int(size * min(height, width) / (size + padding))
+  side = int(size * min(height, width) / (size + padding)) or 1
   top, left = (-(-(length - side) // 2) for length in (height, width))
   return pixels[top : top + side, left : left + side]
 
@@ -92,7 +94,7 @@ def test_evaluation_is_a_slow_reference(name):
   # libjpeg interpolates colours across the edge of a crop when it has decoded
   # what lies beyond: the outermost pixels, and what is computed from them.
   edge = 2 + -(-3 * 224 // len(central(pixels_of(encoded))))
-  assert difference[edge:-edge, edge:-edge].max() < TABLE
+  assert difference[edge:-edge, edge:-edge].max(initial=0) < TABLE
   assert difference.mean() < 0.5
 
 
@@ -137,6 +139,21 @@ def test_real_photos_at_another_size(size):
     expected = bicubic(central(pixels_of(one), size), size)
     difference = np.abs(seen_by_evaluation(one, image_size=size) - expected)
     assert difference[5:-5, 5:-5].max() < TABLE
+
+
+def test_the_middle_is_exact_at_every_size():
+  # 3 / 40 * 200 is 14.999… in floats.
+  for side in range(3, 400, 3):
+    assert jpeg.central_window(side, side + 7, 200, 40)[2] == side * 5 // 6
+
+
+def test_images_for_print():
+  """Cyan, magenta, yellow and black, as some of ImageNet were."""
+  pixels = fake_tfds.photo(256, 256)
+  file = io.BytesIO()
+  Image.fromarray(pixels).convert('CMYK').save(file, 'JPEG', quality=95)
+  x = seen_by_evaluation(file.getvalue())
+  assert np.abs(x - central(pixels_of(file.getvalue()))).mean() < 1
 
 
 def test_grey_images_get_three_channels():
@@ -213,7 +230,20 @@ def test_windows_lie_inside(height, width):
     assert abs(centre - 0.5) < 0.03
 
 
+@pytest.mark.parametrize('area', [(0.3, 1.0), (0.5, 0.6), (0.2, 0.2001)])
+def test_windows_keep_to_the_area_given(area):
+  for height, width in ((200, 200), (300, 500)):
+    windows = [
+        jpeg.random_window(height, width, area, (0.5, 2.0), _rng(seed))
+        for seed in range(300)
+    ]
+    found = [w[2] * w[3] / (height * width) for w in windows if w]
+    assert found and area[0] <= min(found) and max(found) <= area[1]
+
+
 def test_an_image_too_long_is_cut_in_the_middle():
+  # No window of this aspect is nine tenths of it.
+  assert jpeg.random_window(300, 600, (0.9, 1.0), (1, 1), _rng()) is None
   assert jpeg.random_window(10, 4000, (0.5, 1.0), (1, 1), _rng()) is None
   encoded = fake_tfds.encoded(fake_tfds.photo(12, 900), 'JPEG').getvalue()
   dataset = Imagenet2012(image_size=32, flip=False)
@@ -263,6 +293,8 @@ def test_a_broken_image_is_named(content, says):
   with pytest.raises(ValueError, match=r'id 7 of Imagenet2012\(.*') as caught:
     Imagenet2012().preprocess({'x': content, 'id': 7})
   assert says in str(caught.value)
+  for name in ('{{', '[Op:'):  # of functions inside of TensorFlow
+    assert name not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +305,7 @@ def test_a_broken_image_is_named(content, says):
         ({'area': (0.5, 0.1)}, r'area is \(0\.5, 0\.1\)'),
         ({'area': (0.0, 1.0)}, r'area is \(0\.0, 1\.0\)'),
         ({'area': (0.5, 1.5)}, r'area is \(0\.5, 1\.5\)'),
+        ({'area': (0.01, 0.05)}, r'area is \(0\.01, 0\.05\).*than 0\.1'),
         ({'aspect': (-1, 1)}, r'aspect is \(-1, 1\)'),
         ({'holdout': 1.0}, 'holdout is 1.0'),
     ],
@@ -337,6 +370,34 @@ def test_missing_data_say_how_to_prepare_them(tmp_path):
       'docs/imagenet.md',
   ):
     assert part in said, part
+
+
+def test_tensorflow_gets_one_thread_and_no_accelerator(monkeypatch):
+  tf = jpeg.tensorflow()
+  given = {}
+  monkeypatch.setattr(
+      tf.config,
+      'set_visible_devices',
+      lambda devices, kind: given.update({kind: devices}),
+  )
+  for kind in ('intra', 'inter'):
+    monkeypatch.setattr(
+        tf.config.threading,
+        f'set_{kind}_op_parallelism_threads',
+        lambda threads, kind=kind: given.update({kind: threads}),
+    )
+  jpeg.tensorflow.cache_clear()
+  assert jpeg.tensorflow() is tf
+  assert given == {'GPU': [], 'intra': 1, 'inter': 1}
+
+
+def test_tensorflow_that_was_used_before_is_left_alone():
+  code = (
+      'import tensorflow as tf; tf.constant(1) + 1\n'
+      'from flax_enn.data import jpeg\n'
+      'assert jpeg.tensorflow() is tf'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_missing_tensorflow(data_dir, monkeypatch):

@@ -7,7 +7,11 @@ import types
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util.tensor_util import make_ndarray
 
+from flax_enn.data.fake import Fake
+from flax_enn.data.loader import eval_batches
 from flax_enn.evaluation import Evaluator, Progress, progress
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.epinet import Epinet
@@ -53,7 +57,7 @@ def bits(results):
   return [np.asarray(leaf).tobytes() for leaf in leaves if leaf is not None]
 
 
-@pytest.mark.parametrize('kills', [[5], [4, 3]])
+@pytest.mark.parametrize('kills', [[5], [4, 5]])
 def test_goes_on_to_the_same_bits(kills, tmp_path):
   path = tmp_path / 'evaluation.npz'
   whole, batches = evaluate(tmp_path / 'other.npz')
@@ -62,11 +66,38 @@ def test_goes_on_to_the_same_bits(kills, tmp_path):
     with pytest.raises(Killed):
       evaluate(path, kill_after=after)
   results, left = evaluate(path)
-  # Up to two batches are on their way to the devices when it ends.
-  assert sum(kills) - 2 * len(kills) <= 7 - left <= sum(kills)
-  assert left < 7
+  # Up to two batches are on their way to the devices when it ends, and one is
+  # worked on.
+  assert 7 - left == sum(kills) - 3 * len(kills)
   assert bits(results) == bits(whole)
   assert not list(tmp_path.iterdir())
+
+
+def test_cut_off_when_all_is_summed(tmp_path, monkeypatch):
+  path = tmp_path / 'evaluation.npz'
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(Evaluator, '_results', raise_killed)
+    evaluate(path)
+  results, left = evaluate(path)
+  assert left == 1
+  assert bits(results) == bits(evaluate(tmp_path / 'other.npz')[0])
+
+
+def raise_killed(*_):
+  raise Killed
+
+
+@pytest.mark.parametrize('hosts', [1, 2])
+def test_batches_after_the_first(hosts):
+  dataset = Fake(shape=(3,), n_test=30)
+
+  def ids(**options):
+    stream = eval_batches(dataset, 'test', batch_size=8, hosts=hosts, **options)
+    return [batch.id.tolist() for batch in stream]
+
+  for host in range(hosts):
+    for start in range(5):
+      assert ids(host=host, start=start) == ids(host=host)[start:]
 
 
 def test_writes_now_and_then(tmp_path):
@@ -146,8 +177,8 @@ from tests import tiny
 KILLS = {kills!r}
 
 class Killing(Progress):
-  def __init__(self, path, identity):
-    super().__init__(path, identity, every=0)
+  def __init__(self, path, identity, stop):
+    super().__init__(path, identity, every=0, stop=stop)
     self.step = identity['step']
 
   def keep(self, done, totals):
@@ -167,7 +198,7 @@ def test_sigkill_while_it_is_judged(judged, tmp_path):
   _, reference = judged
   workdir = tmp_path / 'run'
   said = []
-  for kills in ([[2, 1]], [[2, 2]], [[4, 2]], []):
+  for kills in ([[2, 2]], [[4, 1]], []):
     script = tmp_path / 'script.py'
     script.write_text(SCRIPT.format(kills=kills, workdir=str(workdir)))
     with tiny.python(script) as process:
@@ -178,11 +209,14 @@ def test_sigkill_while_it_is_judged(judged, tmp_path):
     )
   # 24 test examples are three batches; none is judged twice.
   assert said == [
-      ['kept 2 1'],
-      ['kept 2 2'],
-      ['kept 2 3', 'kept 4 1', 'kept 4 2'],
-      ['kept 4 3'],
+      ['kept 2 1', 'kept 2 2'],
+      ['kept 4 1'],
+      ['kept 4 2'],
   ]
+  assert curves(workdir) == {
+      tag: {step: pytest.approx(value, rel=1e-4) for step, value in of.items()}
+      for tag, of in curves(reference).items()
+  }
   # On one device here, on eight there.
   results, expected = (
       json.loads((path / 'results.json').read_text())
@@ -193,6 +227,19 @@ def test_sigkill_while_it_is_judged(judged, tmp_path):
   assert not (workdir / 'evaluation.npz').exists()
   scores = json.loads((workdir / 'checkpoints' / 'scores.json').read_text())
   assert set(scores) == {'2', '4'}
+
+
+def curves(workdir):
+  """Step -> value, of every curve but the times."""
+  loaded = event_accumulator.EventAccumulator(str(workdir)).Reload()
+  return {
+      tag: {
+          event.step: float(make_ndarray(event.tensor_proto))
+          for event in loaded.Tensors(tag)
+      }
+      for tag in loaded.Tags()['tensors']
+      if 'steps_per_sec' not in tag and 'uptime' not in tag
+  }
 
 
 @pytest.mark.parametrize('temperature', [0.5, 2.0])

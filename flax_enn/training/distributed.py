@@ -1,0 +1,175 @@
+"""Many processes: how they find each other, agree, and stop together."""
+
+from collections.abc import Generator, Mapping
+import contextlib
+import glob
+import importlib.util
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+import zlib
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+
+class Preempted(Exception):
+  """The run was asked to stop, and what it has done is saved."""
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: int = 100,
+) -> None:
+  """Joins the other processes of a run, if there are any.
+
+  Without arguments JAX finds them where a cluster says that there are some: on
+  a TPU VM (GKE's too), in Slurm and in Open MPI. Elsewhere this does nothing.
+  To be called before JAX is used.
+
+  Args:
+    coordinator_address: HOST:PORT of the first process.
+    num_processes: how many there are.
+    process_id: number of this one, from 0.
+    timeout: seconds that others are waited for, at the start and whenever one
+      no longer answers; then the process ends with an error.
+
+  Raises:
+    ValueError: some of the arguments are there and some are not, or a number
+      is out of range.
+    ConnectionError: the others are not there in time.
+  """
+  if coordinator_address is None or num_processes is None or process_id is None:
+    given = (coordinator_address, num_processes, process_id)
+    if any(value is not None for value in given):
+      raise ValueError(
+          'a process that is started by hand needs all of'
+          ' --coordinator_address, --num_processes and --process_id; they are'
+          f' {", ".join(map(repr, given))}'
+      )
+    if not in_cluster(os.environ):
+      return
+  elif not 0 <= process_id < num_processes:
+    raise ValueError(
+        f'--process_id is {process_id}; the {num_processes} processes of'
+        f' --num_processes are 0 to {num_processes - 1}'
+    )
+  elif process_id:
+    _reach(coordinator_address, timeout)
+  # Where they do not come, JAX ends the process from within.
+  logging.info('Waiting up to %d s for all processes to come', timeout)
+  jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      initialization_timeout=timeout,
+      heartbeat_timeout_seconds=timeout,
+  )
+  logging.info(
+      'Process %d of %d, %d of %d devices',
+      *(jax.process_index(), jax.process_count()),
+      *(jax.local_device_count(), jax.device_count()),
+  )
+
+
+def _reach(address: str, timeout: int) -> None:
+  """Waits until something listens at HOST:PORT.
+
+  (JAX would end the process with a trace of its own inside.)
+  """
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdecimal():
+    raise ValueError(
+        f'--coordinator_address is {address!r}; expected HOST:PORT'
+    )
+  end = time.monotonic() + timeout
+  while True:
+    try:
+      socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as e:
+      if time.monotonic() > end:
+        raise ConnectionError(
+            f'no process 0 at --coordinator_address={address} within'
+            f' {timeout} seconds ({e}); check the address and that process is'
+            ' started, or raise --peer_timeout'
+        ) from e
+      time.sleep(0.2)
+    else:
+      return
+
+
+def in_cluster(env: Mapping[str, str]) -> bool:
+  """Whether a cluster started this process beside others that JAX can find."""
+  if int(env.get('OMPI_COMM_WORLD_SIZE', 1)) > 1:
+    return True
+  # SLURM_PROCID is there in tasks that srun started, and not in the script.
+  if 'SLURM_PROCID' in env and int(env.get('SLURM_NTASKS', 1)) > 1:
+    return True
+  on_tpu = bool(glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*'))
+  has_libtpu = importlib.util.find_spec('libtpu') is not None
+  return on_tpu and has_libtpu and env.get('JAX_PLATFORMS', 'tpu') != 'cpu'
+
+
+def check_agreement(about: Mapping[str, Any]) -> None:
+  """Checks that all processes have the same idea of the run.
+
+  Args:
+    about: name -> what must be equal everywhere; compared by its text.
+
+  Raises:
+    ValueError: what differs, and in which processes.
+  """
+  if jax.process_count() == 1:
+    return
+  own = np.array([zlib.crc32(repr(v).encode()) for v in about.values()])
+  everyone = multihost_utils.process_allgather(own.astype(np.uint32))
+  for column, (name, value) in enumerate(about.items()):
+    others = np.flatnonzero(everyone[:, column] != everyone[0, column])
+    if len(others):
+      raise ValueError(
+          f'{name} differs between processes: {others.tolist()} do not agree'
+          f' with process 0; process {jax.process_index()} has {value!r}. Start'
+          ' all of them with the same command and the same files'
+      )
+
+
+class Preemption:
+  """Whether the run is to stop, with the same answer on every process.
+
+  A scheduler asks for it with SIGTERM, which may reach one process only. Every
+  process must ask equally often and in the same places.
+  """
+
+  def __init__(self):
+    """Nothing has been asked for yet."""
+    self._asked = threading.Event()
+    self._ticks = 0
+
+  def __call__(self) -> bool:
+    """Whether to save and stop now."""
+    self._ticks += 1
+    if jax.process_count() > 1:
+      # A sync point: the first tick that no process is beyond yet.
+      return multihost_utils.reached_preemption_sync_point(self._ticks)
+    return self._asked.is_set()
+
+  @contextlib.contextmanager
+  def listening(self) -> Generator[None]:
+    """Catches SIGTERM meanwhile, where JAX's own service does not."""
+    of_jax = jax.process_count() > 1
+    if of_jax or threading.current_thread() is not threading.main_thread():
+      yield
+      return
+    before = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGTERM, before)
