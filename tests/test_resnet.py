@@ -255,3 +255,35 @@ def test_virtual_batches_do_not_depend_on_the_mesh(base, bn_batch, sizes):
       functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
       *states,
   )
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_remat_computes_blocks_again_and_changes_no_number(name):
+  net = TINY[name]
+  x = images(16, 16, 16, 3)
+  variables = net.init(jax.random.key(1), x)
+  y = jnp.arange(16) % 3
+
+  def loss(params, net):
+    (logits, _), updated = net.apply(
+        {**variables, 'params': params}, x, train=True, mutable=['batch_stats']
+    )
+    scores = jax.nn.log_softmax(logits)[jnp.arange(16), y]
+    return -scores.mean(), updated
+
+  found, convolutions = [], []
+  for remat in (False, True):
+    run = jax.grad(
+        functools.partial(loss, net=net.clone(remat=remat)), has_aux=True
+    )
+    jaxpr = str(jax.make_jaxpr(run)(variables['params']))
+    convolutions.append(jaxpr.count('conv_general_dilated['))
+    found.append(jax.jit(run)(variables['params']))
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+      *found,
+  )
+  # All of them once more, but the stem and the last one of each block, whose
+  # result no gradient needs.
+  inside = sum(net.blocks) * {'thin': 2, 'bottleneck': 3}[name]
+  assert convolutions[1] - convolutions[0] >= inside - sum(net.blocks)

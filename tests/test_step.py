@@ -14,11 +14,14 @@ from flax_enn.core import Batch, Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.losses import L2, Bootstrap, L2Penalty, Objective, Xent
 from flax_enn.networks import deterministic
+from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.training.state import init_state
 from flax_enn.training.step import train_step
+from tests import tiny
 from tests.test_laws import equations
 
 B, C, D, N = 6, 3, 2, 4
@@ -438,3 +441,58 @@ def test_regression_is_the_loops_too():
     losses = np.square(preds - y).mean(-1)
     total += (losses * batch.weight * batch.mask).sum() / 4
   close(logs['loss'], total / N)
+
+
+@pytest.mark.parametrize('parts', [2, 3, 6])
+def test_accumulated_parts_are_the_whole_batch(parts):
+  bootstrap = Bootstrap(seed=4).bind(GaussianIndexer(D))
+  objectives = {
+      'data': Objective(Xent(), noise=(bootstrap,)),
+      'size': Objective(L2Penalty(0.1), weight=0.5),
+  }
+  state = start()
+  whole, logs = step(state, BATCH, objectives)
+  found, summed = jax.jit(
+      functools.partial(stepper(objectives), accumulation=parts)
+  )(state, BATCH)
+  assert_trees_close(found.params, whole.params)
+  assert_trees_close(summed, logs)
+
+
+def test_accumulation_goes_through_statistics_part_by_part():
+  network = Deterministic(ConvNet(classes=C, channels=(2,), hidden=3))
+  x = np.random.default_rng(0).normal(size=(B, 4, 4, 1)).astype(np.float32)
+  batch = BATCH.replace(x=x)
+  objectives = {'data': Objective(Xent())}
+  state = start(network, x)
+  found, _ = jax.jit(
+      functools.partial(stepper(objectives, network), accumulation=3)
+  )(state, batch)
+  collections, sums = state.collections, None
+  for i in range(3):
+    part = jax.tree.map(lambda leaf, i=i: leaf[i::3], batch)
+    after, _ = step(
+        state.replace(collections=collections), part, objectives,
+        network=network,
+    )  # fmt: skip
+    collections = after.collections
+    gradient = gradients(state, after)
+    sums = gradient if sums is None else jax.tree.map(jnp.add, sums, gradient)
+  assert_trees_close(found.collections, collections)
+  mean = jax.tree.map(lambda leaf: leaf / 3, sums)
+  assert_trees_close(gradients(state, found), mean)
+
+
+def test_accumulation_saves_memory():
+  network = Deterministic(MLP(hiddens=(64, 64), classes=C))
+  x = jax.ShapeDtypeStruct((4096, 32), jnp.float32)
+  batch = tiny.abstract_batch(x)
+  state = jax.eval_shape(lambda: start(network, np.zeros((1, 32), np.float32)))
+  used = {}
+  for parts in (1, 8):
+    run = functools.partial(
+        stepper({'data': Objective(Xent())}, network), accumulation=parts
+    )
+    compiled = jax.jit(run).lower(state, batch).compile()
+    used[parts] = compiled.memory_analysis().temp_size_in_bytes
+  assert used[8] < 0.5 * used[1]

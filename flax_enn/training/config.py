@@ -28,6 +28,8 @@ def default_config() -> ml_collections.ConfigDict:
     batch_size: examples in a step, over all devices and hosts.
     num_steps: length of the run.
     num_indices: epistemic indices in a training step.
+    accumulation: parts that a batch is gone through in, one after the other,
+      which bounds memory; the gradient is that of the batch.
     log_every: steps between two written points of the training curves.
     dataset: `name` of a file in `flax_enn/data` and its fields; `holdout`, the
       part of the training split to judge on instead of the test split (tune
@@ -54,6 +56,7 @@ def default_config() -> ml_collections.ConfigDict:
       'batch_size': 64,
       'num_steps': 1000,
       'num_indices': 8,
+      'accumulation': 1,
       'log_every': 100,
       'dataset': {
           'name': 'digits',
@@ -112,6 +115,7 @@ _POSITIVE = (
     'batch_size',
     'num_steps',
     'num_indices',
+    'accumulation',
     'log_every',
     'eval.num_indices',
     'eval.tau',

@@ -164,6 +164,7 @@ class Plan:
         objectives=self.objectives,
         tx=self.tx,
         num_indices=self.config.num_indices,
+        accumulation=self.config.accumulation,
     )
 
   def check_temperatures(self) -> None:
@@ -230,6 +231,12 @@ def check_mesh(
         f'batch_size {config.batch_size} is not divisible by the {devices}'
         f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to'
         f' a multiple of {devices}'
+    )
+  if config.batch_size % (devices * config.accumulation):
+    raise ValueError(
+        f'config.accumulation is {config.accumulation}, but each of the'
+        f' {devices} devices has {config.batch_size // devices} examples of a'
+        ' batch; set config.accumulation to a divisor of that'
     )
   _, parts = sharding.batch_share(mesh)
   if config.batch_size % (2 * parts):

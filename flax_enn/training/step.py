@@ -1,6 +1,7 @@
 """One step of training: the only place where losses are averaged."""
 
 from collections.abc import Iterable, Mapping
+import functools
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ def train_step(
     objectives: Mapping[str, Objective],
     tx: optax.GradientTransformation,
     num_indices: int,
+    accumulation: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Draws indices, averages the objectives over them and updates.
 
@@ -33,6 +35,9 @@ def train_step(
     objectives: by name; those with the same `inputs` share one forward pass.
     tx: optimizer.
     num_indices: N, drawn anew each step.
+    accumulation: number of parts that the batch is gone through in, one after
+      the other, to save memory. Part i has the rows i, i + accumulation, …, of
+      every device; batch statistics are those of a part.
 
   Returns:
     The state after the step, and scalars: `loss`, `loss_<objective>` before its
@@ -43,26 +48,53 @@ def train_step(
   )
   indices = network.indexer.sample(index_key, num_indices)
 
-  def total(params):
-    variables = {'params': params, **state.collections}
-    value, logs, updated = jnp.float32(0), {}, {}
+  def total(params, statistics, part, key):
+    """Value of all objectives on a part; their own values, new statistics."""
+    variables = {'params': params, **state.collections, **statistics}
+    value, logs = jnp.float32(0), {}
     for number, (inputs, names) in enumerate(_by_inputs(objectives)):
-      key = jax.random.fold_in(inputs_key, number)
-      seen = batch if inputs is None else inputs(batch, key)
-      outputs, statistics = _forward(network, variables, seen.x, indices)
+      own = jax.random.fold_in(key, number)
+      seen = part if inputs is None else inputs(part, own)
+      outputs, updated = _forward(network, variables, seen.x, indices)
       if inputs is None:  # statistics are those of the data
-        updated = statistics
+        statistics = updated
       for name in names:
         objective = objectives[name]
         logs[f'loss_{name}'] = _average(
             objective, outputs, seen, indices, variables
         )
         value += objective.weight_at(state.step) * logs[f'loss_{name}']
-    return value, (logs, updated)
+    return value, (logs, statistics)
 
-  (value, (logs, updated)), gradients = jax.value_and_grad(total, has_aux=True)(
-      state.params
-  )
+  def gradient(statistics, part, key):
+    (value, (logs, statistics)), gradients = jax.value_and_grad(
+        total, has_aux=True
+    )(state.params, statistics, part, key)
+    return statistics, (value, logs, gradients)
+
+  statistics = {
+      k: v for k, v in state.collections.items() if k != 'frozen'
+  }
+  if accumulation == 1:
+    statistics, means = gradient(statistics, batch, inputs_key)
+  else:
+    parts = jax.tree.map(functools.partial(_cut, accumulation), batch)
+    keys = jax.random.split(inputs_key, accumulation)
+
+    def add(carry, part):
+      statistics, sums = carry
+      statistics, values = gradient(statistics, *part)
+      return (statistics, jax.tree.map(jnp.add, sums, values)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
+    _, shapes = jax.eval_shape(gradient, statistics, *first)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    (statistics, sums), _ = jax.lax.scan(
+        add, (statistics, zeros), (parts, keys)
+    )
+    # Of equal parts: training batches have no padding.
+    means = jax.tree.map(lambda leaf: leaf / accumulation, sums)
+  value, logs, gradients = means
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
   scales = jnp.stack([value, norm, optax.tree.norm(updates)])
@@ -72,10 +104,15 @@ def train_step(
       step=step,
       nonfinite=jnp.where(first, step, state.nonfinite),
       params=optax.apply_updates(state.params, updates),
-      collections={**state.collections, **updated},
+      collections={**state.collections, **statistics},
       opt_state=opt_state,
   )
   return new_state, {'loss': value, **logs, 'grad_norm': norm}
+
+
+def _cut(parts: int, leaf: jax.Array) -> jax.Array:
+  """`[B, ...]` as `[parts, B / parts, ...]`, each spread over all devices."""
+  return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
 
 def _by_inputs(

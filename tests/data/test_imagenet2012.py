@@ -346,6 +346,20 @@ def test_splits_and_their_order(data_dir):
   assert np.isfinite(part.x).all()
 
 
+def test_a_part_of_a_split(data_dir):
+  whole = Imagenet2012(data_dir=data_dir).source('train')
+  part = Imagenet2012(data_dir=data_dir, train_split='train[6:]')
+  source = part.source('train')
+  assert len(source) == 3
+  assert all(source[i]['x'] == whole[6 + i]['x'] for i in range(3))
+  absent = Imagenet2012(data_dir=data_dir, test_split='test')
+  with pytest.raises(
+      ValueError,
+      match=r"config\.dataset\.test_split is 'test'.*\['train', 'validation'\]",
+  ):
+    absent.source('test')
+
+
 def test_workers_read_the_same_training_images(data_dir):
   dataset = Imagenet2012(data_dir=data_dir, image_size=32)
   streams = [

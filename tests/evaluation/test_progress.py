@@ -158,10 +158,13 @@ def test_log_counts_what_this_process_did(monkeypatch, caplog):
   assert 'ETA: 1 min 40 s' in caplog.text
 
 
+FIELDS = {'eval.every': 2, 'batch_size': 8, 'seed': 5}
+
+
 @pytest.fixture(scope='module')
 def judged(tmp_path_factory):
   """A run that is judged half way and at the end, and its workdir."""
-  config = tiny.epinet(**{'eval.every': 2, 'batch_size': 8, 'seed': 5})
+  config = tiny.epinet(**FIELDS)
   workdir = tmp_path_factory.mktemp('judged')
   train_and_evaluate(config, workdir)
   return config, workdir
@@ -188,8 +191,7 @@ class Killing(Progress):
       os.kill(os.getpid(), signal.SIGKILL)
 
 judge.Progress = Killing
-config = tiny.epinet(**{{'eval.every': 2, 'batch_size': 8, 'seed': 5}})
-train_and_evaluate(config, {workdir!r})
+train_and_evaluate(tiny.epinet(**{fields!r}), {workdir!r})
 """
 
 
@@ -200,7 +202,9 @@ def test_sigkill_while_it_is_judged(judged, tmp_path):
   said = []
   for kills in ([[2, 2]], [[4, 1]], []):
     script = tmp_path / 'script.py'
-    script.write_text(SCRIPT.format(kills=kills, workdir=str(workdir)))
+    script.write_text(
+        SCRIPT.format(kills=kills, fields=FIELDS, workdir=str(workdir))
+    )
     with tiny.python(script) as process:
       output, _ = process.communicate()
     assert process.returncode == (-signal.SIGKILL if kills else 0), output

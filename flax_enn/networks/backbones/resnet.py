@@ -47,6 +47,8 @@ class ResNet(nn.Module):
     channels: outputs of each group; (256, 512, 1024, 2048) or (16, 32, 64).
     bn_batch: examples that share batch statistics, see `BatchNorm`.
     bn_momentum: of the running batch statistics.
+    remat: whether training computes what is inside a block again in the
+      backward pass, to save memory.
     dtype: of the computation up to the pooled features; parameters,
       statistics, pooled features and logits are float32.
   """
@@ -57,6 +59,7 @@ class ResNet(nn.Module):
   channels: Sequence[int] | None = None
   bn_batch: int | None = None
   bn_momentum: float = 0.9
+  remat: bool = False
   dtype: Dtype = None
 
   @nn.compact
@@ -87,6 +90,8 @@ class ResNet(nn.Module):
       h = conv(groups[0][1] // 4, (7, 7), strides=2, name='stem')(x)
       h = nn.max_pool(h, (3, 3), strides=(2, 2), padding='SAME')
     block, number = ThinBlock if thin else Bottleneck, itertools.count()
+    if self.remat:
+      block = nn.remat(block, static_argnums=(2,))
     for group, (blocks, channels) in enumerate(groups):
       for i in range(blocks):
         name = f'block_{next(number)}'
