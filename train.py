@@ -49,6 +49,14 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
     ' longer answers; then the run ends with an error.',
     lower_bound=1,
 )
+_EXIT_CODE_IF_STOPPED = flags.DEFINE_integer(
+    'exit_code_if_stopped',
+    0,
+    'Exit code of a run that SIGTERM stopped before its end, all of it saved:'
+    ' not 0 where a scheduler is to start it again.',
+    lower_bound=0,
+    upper_bound=255,
+)
 _PROFILE_AT = flags.DEFINE_integer(
     'profile_at', None, 'Step at which to profile five steps, for TensorBoard.'
 )
@@ -86,13 +94,15 @@ def main(argv):
         _PROCESS_ID.value,
         timeout=_PEER_TIMEOUT.value,
     )
-    train_and_evaluate(
+    results = train_and_evaluate(
         _CONFIG.value, _WORKDIR.value, profile_at=_PROFILE_AT.value
     )
   except _ERRORS as e:
     if logging.get_verbosity() > logging.INFO:
       raise
     sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')
+  if results is None:
+    sys.exit(_EXIT_CODE_IF_STOPPED.value)
 
 
 def parse_flags(argv):

@@ -10,11 +10,17 @@ test split (in brackets the range over the seeds 0, 1 and 2):
   accuracy   0.995   0.998
   nll        0.0106  0.0052  0.49 (0.49 to 0.74)
   joint_nll  0.106   0.022   0.21 (0.21 to 0.28)
+
+How much the scale of the prior matters, over two seeds:
+
+  python launch/sweep.py --config=configs/two_moons_epinet.py \
+    --workdir=runs/two_moons_sweep --parallel=2
 """
 
 import ml_collections
 
 from flax_enn.training import default_config, parse_variants
+from flax_enn.training.sweeps import product
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -56,3 +62,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.network.priors.inputs.hiddens = (4,)
     config.eval.num_indices = 10
   return config
+
+
+def sweep() -> list[dict[str, object]]:
+  """Scales of the prior, two seeds each."""
+  return product({'network.prior_scale': (1.5, 5.0, 15.0), 'seed': range(2)})

@@ -64,6 +64,8 @@ def check(words):
       ask = ['make', '-n', *rest]
     case [python, 'train.py', *rest] if Path(python).name == 'python':
       ask = [sys.executable, 'train.py', *rest, '--only_check_args']
+    case [python, 'launch/sweep.py', *rest] if Path(python).name == 'python':
+      ask = [sys.executable, 'launch/sweep.py', *rest, '--only_check_args']
     case _:
       pytest.fail(f'this test cannot tell whether `{shlex.join(words)}` works')
   return subprocess.Popen(

