@@ -45,6 +45,13 @@ class ShardingRules:
   member: tuple[str, ...] = (INDEX_AXIS,)
   wide: tuple[str, ...] = (FSDP_AXIS,)
 
+  def __post_init__(self):
+    for name, axes in vars(self).items():
+      if unknown := sorted(set(axes) - set(AXES)):
+        raise ValueError(
+            f'the rule {name!r} names the mesh axes {unknown}; there are {AXES}'
+        )
+
   def spec(self, *names: str | None) -> PartitionSpec:
     """The partition of an array whose axes have these logical names."""
     return PartitionSpec(

@@ -302,3 +302,50 @@ def test_wrong_processes(flags, says, config_file, tmp_path):
   assert says in run.log()
   assert 'Traceback' not in run.log()
   assert not (tmp_path / 'run').exists()
+
+
+SLOW = '''
+import time
+from tests import tiny
+from flax_enn.evaluation import evaluate
+
+whole = evaluate.data.prefetch
+
+def slowly(batches, put, **options):
+  for batch in whole(batches, put, **options):
+    time.sleep(1)
+    print('a batch is read', flush=True)
+    yield batch
+
+def get_config():
+  evaluate.data = type('Slow', (), {'prefetch': staticmethod(slowly)})
+  return tiny.epinet(**{'batch_size': 8, 'dataset.n_test': 80})
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes, devices', [(1, 1), (2, 1)])
+def test_sigterm_while_it_is_judged(processes, devices, tmp_path):
+  """Both stop at the same batch, and go on from there."""
+  config = tmp_path / 'config.py'
+  config.write_text(SLOW)
+  workdir = tmp_path / 'run'
+  with started(config, workdir, processes, devices) as run:
+    end = time.monotonic() + 120
+    while sum('a batch is read' in s for s in list(run.said[-1])) < 3:
+      assert time.monotonic() < end, run.log()
+      time.sleep(0.1)
+    run.processes[-1].send_signal(signal.SIGTERM)
+    assert run.codes() == [0] * processes, run.log()
+    said = [''.join(lines) for lines in run.said]
+  kept = {
+      re.search(r'while judging step 4: (\d+) batches', text)[1]
+      for text in said
+  }
+  assert len(kept) == 1, said
+  assert (workdir / 'evaluation.npz').exists()
+  with started(config, workdir, processes, devices) as run:
+    assert run.codes() == [0] * processes, run.log()
+    assert f'Going on after {kept.pop()} batches' in run.log()
+  assert results(workdir)['step'] == 4
+  assert not (workdir / 'evaluation.npz').exists()

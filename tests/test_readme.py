@@ -66,6 +66,11 @@ def check(words):
       ask = [sys.executable, 'train.py', *rest, '--only_check_args']
     case [python, 'launch/sweep.py', *rest] if Path(python).name == 'python':
       ask = [sys.executable, 'launch/sweep.py', *rest, '--only_check_args']
+    case [python, 'launch/local.py', *rest] if Path(python).name == 'python':
+      own, of_train = rest[: rest.index('--')], rest[rest.index('--') + 1 :]
+      check_train = ['train.py', *of_train, '--only_check_args']
+      subprocess.run([sys.executable, *check_train], cwd=tiny.ROOT, check=True)
+      ask = [sys.executable, 'launch/local.py', *own, '--only_check_args']
     case _:
       pytest.fail(f'this test cannot tell whether `{shlex.join(words)}` works')
   return subprocess.Popen(

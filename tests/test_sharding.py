@@ -384,6 +384,11 @@ def test_split_kernels_train_as_whole_ones(sizes):
   )
 
 
+def test_rules_know_the_axes():
+  with pytest.raises(ValueError, match=r"rule 'batch' names .*\['dta'\]"):
+    sharding.ShardingRules(batch=('dta', 'fsdp'))
+
+
 def slices_of(count, per_slice):
   """Devices of a TPU pod's slices, as far as the mesh looks at them."""
   return [FakeDevice(i, i, i // per_slice) for i in range(count)]
