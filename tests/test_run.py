@@ -15,7 +15,11 @@ from tests import tiny
 from tests.data import fake_tfds
 
 CONFIGS = sorted(path.stem for path in (tiny.ROOT / 'configs').glob('*.py'))
-CONFIGS_OF_CIFAR = [name for name in CONFIGS if name.startswith('cifar')]
+CONFIGS_OF_CIFAR = [
+    f'cifar{classes}_{kind}'
+    for classes in (10, 100)
+    for kind in ('resnet', 'epinet')
+]
 # What a config is called with after the colon, other than nothing and `smoke`.
 CIFAR = ['32', '44', '56', '110']
 IMAGENET = ['101', '152', '200']

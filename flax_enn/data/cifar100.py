@@ -10,8 +10,9 @@ from flax_enn.data.cifar10 import Cifar10
 class Cifar100(Cifar10):
   """50,000 training and 10,000 test images [32, 32, 3] of 100 fine classes.
 
-  All else is that of `Cifar10`. enn moves these images by two pixels, and cuts
-  out as much as here.
+  All else is that of `Cifar10`: as in enn, also the mean and deviation
+  taken out. enn moves these images by two pixels, and cuts out as much as
+  here.
   """
 
   cutout: int = 16

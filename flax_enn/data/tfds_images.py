@@ -79,20 +79,9 @@ class TfdsImages(HeldOut):
 
   def load(self, split: str) -> Source:
     """See `HeldOut`."""
-    import tensorflow_datasets as tfds
-
     image, label = self._keys
-    name = self.train_split if split == 'train' else self.test_split
-    try:
-      records = self.builder.as_data_source(
-          name, decoders={image: tfds.decode.SkipDecoding()}
-      )
-    except (KeyError, ValueError) as e:
-      raise ValueError(
-          f'config.dataset.{split}_split is {name!r}, which'
-          f' {self.tfds_name!r} does not have; its splits are'
-          f' {sorted(self.builder.info.splits)}'
-      ) from e
+    names = {'train': self.train_split, 'test': self.test_split}
+    records = encoded(self.builder, split, names[split], image)
     return Images(records, image, label, self.shape)
 
 
@@ -128,6 +117,33 @@ class Images:
       if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(self.shape)
+
+
+def encoded(builder: Any, split: str, name: str, image: str = 'image') -> Any:
+  """Reads a split of a prepared data set, with images as the files they were.
+
+  Args:
+    builder: see `prepared`.
+    split: `'train'` or `'test'`.
+    name: what TFDS calls it: the value of config.dataset.train_split, or of
+      config.dataset.test_split.
+    image: name of the feature that is the image.
+
+  Raises:
+    ValueError: the data set has no such split.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    return builder.as_data_source(
+        name, decoders={image: tfds.decode.SkipDecoding()}
+    )
+  except (KeyError, ValueError) as e:
+    raise ValueError(
+        f'config.dataset.{split}_split is {name!r}, which'
+        f' {builder.info.full_name!r} does not have; its splits are'
+        f' {sorted(builder.info.splits)}'
+    ) from e
 
 
 def prepared(name: str, data_dir: str | None, see: str = '') -> Any:

@@ -41,7 +41,8 @@ def stored(name, data_dir, split):
 def test_what_is_known_without_the_data():
   assert Cifar10().shape == Cifar100().shape == (32, 32, 3)
   assert (Cifar10().classes, Cifar100().classes) == (10, 100)
-  assert (Cifar10().cutout, Cifar100().cutout) == (0, 16)
+  changes = [(d.padding, d.flip, d.cutout) for d in (Cifar10(), Cifar100())]
+  assert changes == [(4, True, 0), (4, True, 16)]
 
 
 @pytest.mark.parametrize('name', SETS)
@@ -116,8 +117,8 @@ def test_missing_data(name, tmp_path):
     eval_batches(dataset, 'test', batch_size=1)
 
 
-@pytest.mark.parametrize('field', ['padding', 'cutout'])
+@pytest.mark.parametrize('field', ['padding', 'cutout', 'holdout'])
 @pytest.mark.parametrize('value', [-1, 33])
-def test_wrong_numbers_of_pixels(field, value):
+def test_wrong_numbers(field, value):
   with pytest.raises(ValueError, match=rf'config\.dataset\.{field} is {value}'):
     Cifar10(**{field: value})

@@ -163,10 +163,10 @@ def test_arrays_standardize_by_the_training_split(kind, tmp_path):
   np.testing.assert_allclose(stored, x[0] / (255 if kind == 'uint8' else 1))
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_arrays_augment_in_training_alone(workers, tmp_path):
+@pytest.mark.parametrize('workers, flip', [(0, True), (0, False), (1, True)])
+def test_arrays_augment_in_training_alone(workers, flip, tmp_path):
   path = written(tmp_path, x_train=PHOTOS, x_test=PHOTOS[:3]).path
-  dataset = Arrays(path=path, padding=2, flip=True, standardize=True)
+  dataset = Arrays(path=path, padding=2, flip=flip, standardize=True)
   x = (PHOTOS - PHOTOS.mean((0, 1, 2))) / PHOTOS.std((0, 1, 2))
   (batch,) = eval_batches(dataset, 'test', batch_size=3, workers=workers)
   np.testing.assert_allclose(batch.x, x[:3], atol=1e-5)
@@ -186,7 +186,8 @@ def test_arrays_augment_in_training_alone(workers, tmp_path):
       ]
       assert found
       places.add(found[0])
-  assert len(places) > 30  # of 50
+  assert {step for *_, step in places} == ({1, -1} if flip else {1})
+  assert len(places) > (30 if flip else 20)  # of 50 or 25
 
 
 def test_arrays_know_their_moments_without_the_file(tmp_path):
