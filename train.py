@@ -28,7 +28,14 @@ _WORKDIR = flags.DEFINE_string(
     None,
     'Folder of the run: gets checkpoints/, TensorBoard files, results.json and'
     ' report.png. A workdir belongs to one config.',
-    required=True,
+)
+_DRY_RUN = flags.DEFINE_string(
+    'dry_run',
+    None,
+    'Compiles the run for devices that need not be there, such as v5e:16x16,'
+    ' v5p:4x4x4, v5e:16x16*2 (two slices) or cpu:8, says what memory, work and'
+    ' communication it takes, and ends. Needs no data; TPUs need'
+    " pip install 'flax_enn[tpu]'.",
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address',
@@ -82,12 +89,17 @@ def main(argv):
   """Runs what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  # Imported here so that --help and a wrong flag answer at once.
-  from flax_enn.training import distributed, train_and_evaluate
-
   logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
   logging.get_absl_handler().addFilter(_is_news)
   try:
+    # Imported here so that --help and a wrong flag answer at once.
+    if _DRY_RUN.value:
+      from flax_enn.training.dry_run import dry_run
+
+      print(dry_run(_CONFIG.value, _DRY_RUN.value))
+      return
+    from flax_enn.training import distributed, train_and_evaluate
+
     distributed.initialize(
         _COORDINATOR_ADDRESS.value,
         _NUM_PROCESSES.value,
@@ -95,7 +107,7 @@ def main(argv):
         timeout=_PEER_TIMEOUT.value,
     )
     results = train_and_evaluate(
-        _CONFIG.value, _WORKDIR.value, profile_at=_PROFILE_AT.value
+        _CONFIG.value, _WORKDIR.value or '', profile_at=_PROFILE_AT.value
     )
   except _ERRORS as e:
     if logging.get_verbosity() > logging.INFO:
@@ -118,4 +130,9 @@ def parse_flags(argv):
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
+  flags.register_multi_flags_validator(
+      ['workdir', 'dry_run'],
+      lambda given: given['workdir'] or given['dry_run'],
+      'Flag --workdir must have a value other than None (or --dry_run).',
+  )
   app.run(main, flags_parser=parse_flags)

@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 import orbax.checkpoint as ocp
 
 from flax_enn.checkpoints import reading
@@ -144,9 +145,12 @@ class Checkpoints:
     self.wait()
     damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
+      state, error = None, 'another host cannot read it'
       try:
         state = self._restore(step, abstract)
-      except reading.DamagedCheckpointError as error:
+      except reading.DamagedCheckpointError as e:
+        error = str(e)
+      if _on_any_host(state is None) or state is None:
         damaged[step] = error
         continue
       for bad, error in damaged.items():
@@ -239,6 +243,13 @@ class Checkpoints:
     multihost_utils.sync_global_devices(f'after {moved}')
     self._forget(step)
     return moved
+
+
+def _on_any_host(here: bool) -> bool:
+  """Whether it is so on this or another host, so that all go the same way."""
+  if jax.process_count() == 1:
+    return here
+  return bool(multihost_utils.process_allgather(np.asarray(here)).any())
 
 
 def _frozen_fingerprint(state: Any) -> dict[str, int]:
