@@ -30,6 +30,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.dataset = {
       'name': 'imagenet2012',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
+      'train_split': 'train',
+      'test_split': 'validation',  # whose labels are public
       'holdout': 0.0,
       'workers': 16,  # ours, as for the base
       'read_ahead': 32,

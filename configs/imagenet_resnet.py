@@ -31,6 +31,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.dataset = {
       'name': 'imagenet2012',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
+      'train_split': 'train',
+      'test_split': 'validation',  # whose labels are public
       'holdout': 0.0,
       # Ours: a host of a TPU feeds its chips with some 16 cores of its own.
       'workers': 16,
