@@ -121,7 +121,8 @@ def main(argv: Sequence[str]) -> None:
   processes = start(_NUM_PROCESSES.value, _DEVICES.value, argv[1:])
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda got, _: _signal(processes, signal.SIGTERM))
-  sys.exit(abs(wait(processes)))
+  code = wait(processes)
+  sys.exit(code if code >= 0 else 128 - code)  # as a shell says -N, a signal
 
 
 if __name__ == '__main__':

@@ -6,24 +6,28 @@
 A config file may define `sweep()`, a list of overrides (see
 `flax_enn/training/sweeps.py`). Every run has a folder in --workdir, named by
 what differs. Finished ones are skipped and broken ones go on, so that the same
-command may be given again and again. It leaves `sweep.csv`, all results, and
-`sweep.png`, the metric against what was swept.
+command may be given again and again; Ctrl-C and SIGTERM stop it, all saved. It
+leaves `sweep.csv`, all results, and `sweep.png`, the metric against what was
+swept.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent import futures
+from collections.abc import Callable, Mapping, Sequence
 import csv
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
+import ml_collections
 
 # The repository, as train.py has it.
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,11 +53,37 @@ _SLURM = flags.DEFINE_bool(
     'slurm', False, 'Submit them as one Slurm array, --parallel at a time.'
 )
 
-# Override, workdir, command.
-Run = tuple[dict[str, Any], epath.Path, list[str]]
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run of a sweep.
+
+  Attributes:
+    override: what differs from the config file.
+    workdir: of the run.
+    command: that starts it, or goes on with it.
+    config: that it trains.
+  """
+
+  override: Mapping[str, Any]
+  workdir: epath.Path
+  command: list[str]
+  config: ml_collections.ConfigDict
+
+  @property
+  def finished(self) -> bool:
+    """Whether its results are there, and are those of its config."""
+    config, results = (
+        self.workdir / name for name in ('config.json', 'results.json')
+    )
+    if not config.exists() or not results.exists():
+      return False
+    # Steps and evaluation may change, and do so in config.json first.
+    same = json.loads(config.read_text()) == json.loads(self.config.to_json())
+    return same and results.stat().mtime >= config.stat().mtime
 
 
-def read(path: str) -> tuple[Callable[[str], Any], Callable[[], list[Any]]]:
+def read(path: str) -> tuple[Callable[..., Any], Callable[[], list[Any]]]:
   """`get_config` and `sweep` of a config file.
 
   Raises:
@@ -80,17 +110,19 @@ def runs_of(config: str, workdir: epath.Path) -> list[Run]:
 
   Raises:
     ValueError: an override does not fit the config, two of them are the same,
-      or a folder holds a run of another config.
+      there are none, or a folder holds a run of another config.
   """
+  from flax_enn.build import build
   from flax_enn.training import config as config_lib
   from flax_enn.training import sweeps
 
-  path, _, variant = config.partition(':')
+  path, *variant = config.split(':', 1)
   get_config, sweep = read(path)
   runs, names = [], set()
   for override in sweep():
-    changed = sweeps.apply(get_config(variant), override)
+    changed = sweeps.apply(get_config(*variant), override)
     config_lib.check(changed)
+    build(changed.network, 'flax_enn.networks', 'config.network')
     name = sweeps.name(override)
     if name in names:
       raise ValueError(f'sweep() of {path} has {override} twice')
@@ -103,48 +135,63 @@ def runs_of(config: str, workdir: epath.Path) -> list[Run]:
         f'--workdir={workdir / name}',
         *(f'--config.{field}={value}' for field, value in override.items()),
     ]
-    runs.append((override, workdir / name, command))
+    runs.append(Run(override, workdir / name, command, changed))
+  if not runs:
+    raise ValueError(f'sweep() of {path} is empty: there is nothing to run')
   return runs
 
 
-def finished(run: Run) -> bool:
-  """Whether a run has its results."""
-  return (run[1] / 'results.json').exists()
+def start(run: Run) -> subprocess.Popen[bytes]:
+  """Starts a run, its output in `train.log` beside its results."""
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  with (run.workdir / 'train.log').open('a') as log:
+    # Ctrl-C would end it at once; from us it hears SIGTERM, and saves.
+    return subprocess.Popen(
+        run.command, stdout=log, stderr=log, start_new_session=True
+    )
 
 
-def train(run: Run) -> bool:
-  """Runs a command, its output in `train.log` beside its results."""
-  _, workdir, command = run
-  workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / 'train.log').open('a') as log:
-    subprocess.run(command, stdout=log, stderr=log, check=False)
-  return finished(run)
+def train_all(runs: Sequence[Run], parallel: int) -> tuple[list[Run], bool]:
+  """Trains some at a time and says how far it is.
 
-
-def train_all(runs: Sequence[Run], parallel: int) -> list[Run]:
-  """Trains some at a time and says how far it is; those that failed."""
-  failed, start = [], time.monotonic()
-  with futures.ThreadPoolExecutor(parallel) as pool:
-    waiting = {pool.submit(train, run): run for run in runs}
-    for done, future in enumerate(futures.as_completed(waiting), 1):
-      run = waiting[future]
-      ok = future.result()
-      if not ok:
+  Returns:
+    The runs that failed, and whether all were asked to stop.
+  """
+  stop, asks = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+  for number in asks:
+    signal.signal(number, lambda *_: stop.set())
+  waiting, running = list(runs), {}
+  failed, done, since = [], 0, time.monotonic()
+  while running or waiting:
+    while waiting and len(running) < parallel:
+      run = waiting.pop(0)
+      running[start(run)] = run
+    if stop.wait(0.1):
+      break
+    for process in [p for p in running if p.poll() is not None]:
+      run, done = running.pop(process), done + 1
+      if not run.finished:
         failed.append(run)
-      left = (time.monotonic() - start) / done * (len(runs) - done)
+      left = (time.monotonic() - since) / done * (len(runs) - done)
       logging.info(
           '%s %s; %d of %d done, ETA: %.0f s',
-          *('Finished' if ok else 'FAILED', run[1].name),
+          *('Finished' if run.finished else 'FAILED', run.workdir.name),
           *(done, len(runs), left),
       )
-  return failed
+  for number in asks:  # asked again, we do not wait
+    signal.signal(number, signal.SIG_DFL)
+  for process in running:
+    process.terminate()
+  for process in running:
+    process.wait()
+  return failed, stop.is_set()
 
 
 def submit(runs: Sequence[Run], workdir: epath.Path, parallel: int) -> None:
   """Submits one Slurm array of all commands."""
   commands = workdir / 'commands.txt'
   commands.parent.mkdir(parents=True, exist_ok=True)
-  commands.write_text('\n'.join(shlex.join(run[2]) for run in runs) + '\n')
+  commands.write_text('\n'.join(shlex.join(run.command) for run in runs) + '\n')
   line = f'sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(commands))}'
   subprocess.run(
       [
@@ -161,9 +208,11 @@ def submit(runs: Sequence[Run], workdir: epath.Path, parallel: int) -> None:
 def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """A row for each finished run: what was swept, and its results."""
   rows = []
-  for override, workdir, _ in filter(finished, runs):
-    results = json.loads((workdir / 'results.json').read_text())
-    row = {**override, 'step': results.pop('step')}
+  for run in runs:
+    if not run.finished:
+      continue
+    results = json.loads((run.workdir / 'results.json').read_text())
+    row = {**run.override, 'step': results.pop('step')}
     ((split, found),) = results.items()
     row['split'] = split
     for who, metrics in found.items():
@@ -191,27 +240,34 @@ def main(argv: Sequence[str]) -> None:
     runs = runs_of(_CONFIG.value, workdir)
   except ValueError as e:
     sys.exit(f'ValueError: {e}')
-  left = [run for run in runs if not finished(run)]
+  left = [run for run in runs if not run.finished]
   logging.info('%d of %d runs are finished', len(runs) - len(left), len(runs))
-  failed = []
+  wrong = []
   if _PRINT.value:
-    print('\n'.join(shlex.join(run[2]) for run in left))
+    print('\n'.join(shlex.join(run.command) for run in left))
   elif _SLURM.value and left:
     submit(left, workdir, _PARALLEL.value)
   else:
-    failed = train_all(left, _PARALLEL.value)
+    failed, stopped = train_all(left, _PARALLEL.value)
+    if failed:
+      wrong.append(
+          f'{len(failed)} of {len(runs)} runs failed; see train.log in '
+          + ', '.join(str(run.workdir) for run in failed)
+      )
+    if stopped:
+      wrong.append('Stopped; the same command goes on from here')
   if rows := rows_of(runs):
     from flax_enn.evaluation.sweep_plot import draw  # matplotlib takes time
 
     write_table(rows, workdir / 'sweep.csv')
-    swept = list(dict.fromkeys(field for run in runs for field in run[0]))
-    draw(rows, swept, _METRIC.value, workdir / 'sweep.png')
+    swept = list(dict.fromkeys(field for run in runs for field in run.override))
+    try:
+      draw(rows, swept, _METRIC.value, workdir / 'sweep.png')
+    except ValueError as e:
+      wrong.append(f'ValueError: {e}')
     logging.info('See sweep.csv and sweep.png in %s', workdir)
-  if failed:
-    sys.exit(
-        f'{len(failed)} of {len(runs)} runs failed; see train.log in '
-        + ', '.join(str(run[1]) for run in failed)
-    )
+  if wrong:
+    sys.exit('\n'.join(wrong))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The ways to launch a run: checked as far as this machine can."""
 
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -73,6 +74,27 @@ def test_local_ends_with_the_code_of_what_failed(tmp_path):
     said, _ = process.communicate()
   assert process.returncode != 0
   assert 'nowhere.py' in said
+
+
+@pytest.mark.skipif(
+    not Path('/proc/self/task').is_dir(), reason='only Linux tells children'
+)
+def test_local_ends_all_where_one_is_killed(tmp_path):
+  config, workdir = write_config(tmp_path, 20000), tmp_path / 'run'
+  with local(f'--config={config}', f'--workdir={workdir}',
+             '--peer_timeout=20') as process:  # fmt: skip
+    for line in process.stdout:
+      if re.search(r'\] \[\d+\] .*loss=', line):
+        break
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    children = [int(child) for child in children.read_text().split()]
+    assert len(children) == 2
+    os.kill(children[1], signal.SIGKILL)
+    process.communicate(timeout=100)
+  assert process.returncode == 128 + signal.SIGKILL
+  for child in children:
+    with pytest.raises(ProcessLookupError):
+      os.kill(child, 0)
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.name)

@@ -1,9 +1,12 @@
 """Sweeps: lists of overrides, and the script that runs them."""
 
 import csv
+import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -60,6 +63,7 @@ def test_product_and_zipped():
         ({'a.scale': 1, 'b.scale': 2}, 'a.scale=1,b.scale=2'),
         ({'network.hiddens': (5, 5)}, 'hiddens=(5,5)'),
         ({'init.workdir': '../base'}, 'workdir=..-base'),
+        ({}, 'unchanged'),
     ],
 )
 def test_names_of_runs(override, name):
@@ -145,6 +149,8 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
         ("[{'seed': 1}, {'sede': 2}]", "did you mean 'seed'"),
         ("[{'seed': 1}, {'seed': 1}]", 'twice'),
         ("[{'seed': 1}, {'batch_size': -1}]", 'config.batch_size is -1'),
+        ("[{'seed': 1}, {'network.base.name': 'mpl'}]", "did you mean 'mlp'"),
+        ('[]', 'is empty'),
     ],
 )
 def test_wrong_sweeps_start_nothing(sweep, says, tmp_path):
@@ -152,6 +158,42 @@ def test_wrong_sweeps_start_nothing(sweep, says, tmp_path):
   assert code == 1 and says in said, said
   assert 'Traceback' not in said
   assert not (tmp_path / 'sweep').exists()
+
+
+def test_other_steps_are_another_result(tmp_path):
+  config, workdir = write_config(tmp_path, "[{'seed': 1}]"), tmp_path / 'sweep'
+  assert run(config, workdir)[0] == 0
+  # Without a variant, get_config need not take one.
+  text = config.read_text().replace('num_steps=2', 'num_steps=4')
+  config.write_text(text.replace("arg=''", ''))
+  code, said = run(config, workdir, '--metric=nlll')
+  assert '0 of 1 runs are finished' in said and 'Finished seed=1' in said
+  # All is there but the plot, and the table says so.
+  assert code == 1 and 'Traceback' not in said
+  assert re.search(r"--metric=nlll: the results have \[.*'nll'", said), said
+  with (workdir / 'sweep.csv').open() as file:
+    assert [row['step'] for row in csv.DictReader(file)] == ['4']
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_saves(number, tmp_path):
+  sweep = "[{'seed': 1}, {'seed': 2}]"
+  config, workdir = write_config(tmp_path, sweep), tmp_path / 'sweep'
+  text = config.read_text().replace('num_steps=2', 'num_steps=20000')
+  config.write_text(text)
+  flags = [f'--config={config}', f'--workdir={workdir}']
+  with tiny.python(SCRIPT, *flags, start_new_session=True) as process:
+    log, end = workdir / 'seed=1' / 'train.log', time.monotonic() + 120
+    while not log.exists() or '[3] ' not in log.read_text():
+      assert process.poll() is None and time.monotonic() < end
+      time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal does it
+    said, _ = process.communicate(timeout=60)
+  assert process.returncode == 1 and 'Stopped; the same command' in said, said
+  assert 'FAILED' not in said and 'Traceback' not in said
+  step = re.search(r'Asked to stop after step (\d+)', log.read_text())[1]
+  assert (workdir / 'seed=1' / 'checkpoints' / step).is_dir()
+  assert not (workdir / 'seed=2').exists()
 
 
 def test_configs_without_a_sweep(tmp_path):

@@ -45,7 +45,7 @@ def name(override: Mapping[str, Any]) -> str:
   for field, short in zip(override, last):
     text = str(override[field]).replace('/', '-').replace(' ', '')
     parts.append(f'{field if last.count(short) > 1 else short}={text}')
-  return ','.join(parts)
+  return ','.join(parts) or 'unchanged'
 
 
 def apply(
