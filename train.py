@@ -91,8 +91,16 @@ def main(argv):
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
   logging.get_absl_handler().addFilter(_is_news)
+  # Imported here so that --help and a wrong flag answer at once.
+  from flax_enn.training import distributed
+
+  with distributed.failing_alone():
+    run()
+
+
+def run():
+  """Trains, or compiles only; errors that a user can mend are one sentence."""
   try:
-    # Imported here so that --help and a wrong flag answer at once.
     if _DRY_RUN.value:
       from flax_enn.training.dry_run import dry_run
 

@@ -59,6 +59,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
           'classes': 10,
           'bn_momentum': 0.9,  # enn's
           'dtype': 'float32',  # ours: these networks are cheap
+          'remat': False,
       },
   }
   config.eval.every = 8000  # ours

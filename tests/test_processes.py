@@ -254,24 +254,78 @@ def test_sigterm_of_one_process(config_file, tmp_path):
   assert 'Traceback' not in run.log()
 
 
-def test_processes_must_agree(config_file, tmp_path):
-  """Both end with an error, before they train."""
+@contextlib.contextmanager
+def apart(config, workdirs, flags=((), ())):
+  """Two processes of one run, each with a workdir and flags of its own."""
   port = free_port()
-  flags = [f'--coordinator_address=localhost:{port}', '--num_processes=2']
-  with contextlib.ExitStack() as stack:
-    runs = []
+  given = [f'--coordinator_address=localhost:{port}', '--num_processes=2']
+  runs = []
+  try:
     for i in range(2):
-      run = Run(
-          config_file, tmp_path, 1, 2, *flags, f'--process_id={i}',
-          f'--config.num_indices={2 * i + 2}',
-      )  # fmt: skip
-      stack.callback(run.end)
-      runs.append(run)
-    codes = [code for run in runs for code in run.codes(120)]
+      own = [*given, f'--process_id={i}', *flags[i]]
+      runs.append(Run(config, workdirs[i], 1, 2, *own))
+    yield runs
+  finally:
+    for run in runs:
+      run.end()
+
+
+def end_of(runs):
+  """What both said, once both have ended with an error and in time."""
+  start = time.monotonic()
+  codes = [code for run in runs for code in run.codes(150)]
   assert all(codes), [run.log() for run in runs]
-  said = [run.log() for run in runs]
+  # --peer_timeout is 20; JAX's own shutdown would wait for 300 seconds.
+  assert time.monotonic() - start < 120
+  return [run.log() for run in runs]
+
+
+def test_processes_must_agree(config_file, tmp_path):
+  flags = [[f'--config.num_indices={n}'] for n in (2, 4)]
+  with apart(config_file, [tmp_path] * 2, flags) as runs:
+    said = end_of(runs)
   assert any('the config differs between processes' in s for s in said), said
   assert not (tmp_path / 'checkpoints').exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared(config_file, tmp_path):
+  with apart(config_file, [tmp_path / 'a', tmp_path / 'b']) as runs:
+    said = end_of(runs)
+  assert any('is not the same folder on all hosts' in s for s in said), said
+  assert not list(tmp_path.glob('*/checkpoints'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('which', [0, 1])
+def test_an_error_of_one_process_ends_both(which, config_file, tmp_path):
+  workdirs = [tmp_path / 'a', tmp_path / 'b']
+  workdirs[which].mkdir()
+  (workdirs[which] / 'config.json').write_text('{"seed": 7}')
+  with apart(config_file, workdirs) as runs:
+    said = end_of(runs)
+  assert 'belongs to another config' in said[which]
+
+
+LONG = CONFIG.replace(f"'num_steps': {STEPS}", "'num_steps': 100000").replace(
+    f"'eval.every': {STEPS // 2}", "'eval.every': 50"
+)
+
+
+@pytest.mark.slow
+def test_sigterm_after_a_judgement_and_a_resume(tmp_path):
+  config, workdir = tmp_path / 'config.py', tmp_path / 'run'
+  config.write_text(LONG)
+  before = 0
+  for after in (60, 170):
+    with started(config, workdir, 2, 2) as run:
+      run.wait_for_step(after)
+      run.processes[1].send_signal(signal.SIGTERM)
+      assert run.codes(60) == [0, 0], run.log()
+      assert 'Asked to stop' in run.log()
+    steps = saved_steps(workdir)
+    assert steps[-1] > before
+    before = steps[-1]
 
 
 @pytest.mark.parametrize(

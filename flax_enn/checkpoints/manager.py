@@ -38,6 +38,18 @@ class _LatestAndBest:
     return [step in kept for step in steps]
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, without its own question whether the run is preempted.
+
+  It would ask JAX with the number of the step, and `Preemption` asks with its
+  own count: JAX would agree on a moment that never comes.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints:
   """Saves and restores the train states of the run in one `workdir`.
 
@@ -62,7 +74,7 @@ class Checkpoints:
     self._metric = best
     self._scores = reading.scores(workdir)
     self._policy = _LatestAndBest(keep, self._scores)
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -120,8 +132,9 @@ class Checkpoints:
     self._write_scores()
 
   def scored(self, step: int) -> bool:
-    """Whether it is recorded how this step was judged."""
-    return step in self._scores
+    """Whether it is recorded how this step was judged, on all hosts alike."""
+    scored = np.asarray(step in self._scores)
+    return bool(multihost_utils.broadcast_one_to_all(scored))
 
   def restore_latest(self, abstract: State) -> tuple[State, int] | None:
     """Restores the latest state that can be read, bit for bit.
@@ -232,15 +245,15 @@ class Checkpoints:
 
   def _set_aside(self, step: int) -> epath.Path:
     """Renames a checkpoint so that Orbax no longer sees it."""
+    multihost_utils.sync_global_devices(f'before setting {step} aside')
     moved = self.directory / f'damaged-{step}'
-    number = 1
-    while moved.exists():
-      number += 1
-      moved = self.directory / f'damaged-{step}-{number}'
-    multihost_utils.sync_global_devices(f'before {moved}')
     if jax.process_index() == 0:
+      number = 1
+      while moved.exists():
+        number += 1
+        moved = self.directory / f'damaged-{step}-{number}'
       self._path(step).rename(moved)
-    multihost_utils.sync_global_devices(f'after {moved}')
+    multihost_utils.sync_global_devices(f'after setting {step} aside')
     self._forget(step)
     return moved
 

@@ -130,6 +130,8 @@ class Arrays(HeldOut):
     }
 
   def _read(self) -> dict[str, np.ndarray]:
+    if not self.path:
+      raise self._error('it must name a .npz file')
     path = epath.Path(self.path).expanduser()
     if not path.is_file():
       raise self._error('no such file; expected a .npz file')
@@ -155,7 +157,7 @@ class Arrays(HeldOut):
       raise self._error(
           f'{name} of shape {list(y.shape)}; expected [B] or [B, C]'
       )
-    if y.dtype.kind in 'iu':
+    if y.dtype.kind in 'biu':
       if y.ndim == 1:
         return y.astype(np.int64)
       raise self._error(

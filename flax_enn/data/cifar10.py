@@ -72,7 +72,11 @@ class Cifar10(HeldOut):
     """Decoded once: a record takes longer to decode than to train on."""
     import tensorflow_datasets as tfds
 
-    builder = prepared(self.tfds_name, self.data_dir)
+    builder = prepared(
+        self.tfds_name,
+        self.data_dir,
+        see='docs/imagenet.md says what tfds convert_format needs.',
+    )
     decoders = {'image': tfds.decode.SkipDecoding()}
     splits = {}
     for split in ('train', 'test'):

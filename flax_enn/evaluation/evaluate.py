@@ -67,7 +67,7 @@ class Evaluator:
         index is one function of all inputs.
       num_batches: how many there are, if known, for the time that is left.
       progress: keeps what was summed so far; then `batches` are those after the
-        first `progress.done`.
+        first `progress.done`. To be removed once the results are safe.
 
     Returns:
       The results, the same on every host.
@@ -96,10 +96,7 @@ class Evaluator:
           'there is no batch to evaluate; the split is empty. Check'
           ' config.dataset'
       )
-    results = self._results(totals)
-    if progress:
-      progress.remove()
-    return results
+    return self._results(totals)
 
   def predict(
       self, variables: Variables, x: Any, key: jax.Array, n: int = 100

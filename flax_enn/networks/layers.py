@@ -144,7 +144,7 @@ class BatchNorm(nn.Module):
   not the share of a device, so that results do not depend on the mesh.
 
   Attributes:
-    group: examples that share their statistics; None for the whole batch.
+    group: examples that share their statistics; None or 0 for the whole batch.
     momentum: of the running statistics, which average those of all groups.
     epsilon: added to the variance.
     dtype: of the result; parameters and statistics are float32.
@@ -185,7 +185,7 @@ class BatchNorm(nn.Module):
       raise ValueError(
           f'batch norm over groups of {size} examples cannot divide a batch of'
           f' {x.shape[0]}; set config.network.base.bn_batch to a divisor of'
-          ' config.batch_size, or to None for the whole batch'
+          ' config.batch_size / config.accumulation, or to 0 for all of it'
       )
     return x.reshape(-1, size, *x.shape[1:])
 

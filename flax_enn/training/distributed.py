@@ -7,15 +7,21 @@ import importlib.util
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from typing import Any
 import zlib
 
 from absl import logging
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+
+# Whether this process has joined others.
+_many = threading.Event()
 
 
 class Preempted(Exception):
@@ -73,6 +79,7 @@ def initialize(
       initialization_timeout=timeout,
       heartbeat_timeout_seconds=timeout,
   )
+  _many.set()
   logging.info(
       'Process %d of %d, %d of %d devices',
       *(jax.process_index(), jax.process_count()),
@@ -116,6 +123,60 @@ def in_cluster(env: Mapping[str, str]) -> bool:
   on_tpu = bool(glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*'))
   has_libtpu = importlib.util.find_spec('libtpu') is not None
   return on_tpu and has_libtpu and env.get('JAX_PLATFORMS', 'tpu') != 'cpu'
+
+
+@contextlib.contextmanager
+def failing_alone() -> Generator[None]:
+  """Ends this process at once when an error leaves it.
+
+  The others lose their connection to it and end too. A normal exit would wait
+  for them at JAX's barrier, and they in the next step for this one.
+  """
+  try:
+    yield
+  except BaseException as e:
+    message = e.code if isinstance(e, SystemExit) else traceback.format_exc()
+    # A number is no error: all processes end with it.
+    if not isinstance(message, str) or not _many.is_set():
+      raise
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def check_shared(folder: epath.Path) -> None:
+  """Checks that all processes see the same folder.
+
+  Raises:
+    ValueError: some do not.
+  """
+  if jax.process_count() == 1:
+    return
+  random = np.frombuffer(os.urandom(4), np.uint32)[0]
+  token = str(multihost_utils.broadcast_one_to_all(random))
+  path = folder / 'same-folder'
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(token)
+  multihost_utils.sync_global_devices('token written')
+  seen = any(_holds(path, token) for _ in range(10))  # network drives lag
+  others = np.flatnonzero(~multihost_utils.process_allgather(np.array(seen)))
+  multihost_utils.sync_global_devices('token read')
+  if jax.process_index() == 0:
+    path.unlink()
+  if len(others):
+    raise ValueError(
+        f'--workdir={folder} is not the same folder on all hosts: processes'
+        f' {others.tolist()} do not see what process 0 writes there. Use a'
+        ' folder that they share, or a bucket'
+    )
+
+
+def _holds(path: epath.Path, text: str) -> bool:
+  if path.exists() and path.read_text() == text:
+    return True
+  time.sleep(0.5)
+  return False
 
 
 def check_agreement(about: Mapping[str, Any]) -> None:

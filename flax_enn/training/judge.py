@@ -35,6 +35,7 @@ class Judge:
   def __post_init__(self):
     config = self.plan.config
     self._key = run_keys(config.seed)['evaluation']
+    self._progress: Progress | None = None
     self._evaluator = Evaluator(
         network=self.plan.network,
         dataset=self.plan.dataset,
@@ -54,7 +55,7 @@ class Judge:
     """
     plan = self.plan
     size = len(plan.dataset.source(plan.split))
-    progress = Progress(
+    progress = self._progress = Progress(
         self.workdir / 'evaluation.npz',
         {
             'config': json.loads(plan.config.to_json()),
@@ -87,6 +88,11 @@ class Judge:
         *(step, plan.split, plan.config.eval.num_indices, table(results)),
     )
     return results
+
+  def done(self) -> None:
+    """Drops what was kept of the last evaluation: its results are safe."""
+    if self._progress is not None:
+      self._progress.remove()
 
   def report(self, state: TrainState, results: Results) -> None:
     """Draws `report.png`."""

@@ -47,7 +47,18 @@ def train_and_evaluate(
     ValueError: the config or the workdir is not as it must be.
     FloatingPointError: the loss or the gradient stopped being finite.
   """
-  workdir = epath.Path(workdir)
+  preempted = distributed.Preemption()
+  with preempted.listening():
+    return _run(config, epath.Path(workdir), profile_at, preempted)
+
+
+def _run(
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    profile_at: int | None,
+    preempted: distributed.Preemption,
+) -> dict[str, Any] | None:
+  """The same, while SIGTERM is listened to."""
   plan = Plan.from_config(config)
   if profile_at is not None and not 0 < profile_at < config.num_steps - 5:
     raise ValueError(
@@ -59,12 +70,11 @@ def train_and_evaluate(
   distributed.check_agreement({
       'the config': config.to_json(),
       'the data set': plan.extent(),
-      'the latest checkpoint': reading.steps(workdir)[-1:],
+      'the list of checkpoints': reading.steps(workdir),
   })
-  preempted = distributed.Preemption()
+  distributed.check_shared(workdir)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(plan.mesh))
-    stack.enter_context(preempted.listening())
     writer = stack.enter_context(writers.opened(workdir))
     checkpoints = stack.enter_context(
         contextlib.closing(
@@ -85,6 +95,7 @@ def train_and_evaluate(
       return None
     checkpoints.wait()
     written = write_results(workdir, config.num_steps, plan.split, results)
+    judge.done()
     judge.report(state, results)
     logging.info('See results.json and report.png in %s', workdir)
     return written
@@ -161,6 +172,7 @@ def _train(
   if _due(start, config.eval.every) and not checkpoints.scored(start):
     results = judge(state, start)  # where it was killed while being judged
     checkpoints.score(start, results.metrics['enn'])
+    judge.done()
   for step in range(start + 1, config.num_steps + 1):
     last = step == config.num_steps
     with _kept_on_bad_data(plan, state, step - 1, checkpoints):
@@ -187,6 +199,8 @@ def _train(
     if judged:
       results = judge(state, step)
       checkpoints.score(step, results.metrics['enn'])
+      if not last:  # whose results are yet to be written
+        judge.done()
   if results is None:  # trained to the end before
     results = judge(state, start)
     checkpoints.score(start, results.metrics['enn'])

@@ -49,6 +49,7 @@ def evaluate(path, size=100, kill_after=None, identity=IDENTITY):
       network=Net(), dataset=CLASSIFY, num_indices=8, tau=TAU, chunk=4
   )
   results = evaluator(_variables(Net()), read(), KEY, progress=kept)
+  kept.remove()
   return results, len(batches)
 
 
