@@ -12,7 +12,6 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -96,26 +95,25 @@ def create_mesh(
         ' take what the other axes leave'
     )
   shape = [len(devices) // known if s == -1 else s for s in shape]
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  slices = len(set(map(_slice, devices)))
   if shape[0] % slices:
     raise ValueError(
         f'config.mesh.data is {shape[0]}, which the {slices} slices do not'
         f' divide; set config.mesh.data to a multiple of {slices}'
     )
+  # By slice, host and chip: the outermost axis goes across slices, and a host
+  # holds neighbouring rows of a batch. (An order by the links of a TPU, as that
+  # of `mesh_utils`, scatters the rows of a host; all-reduce finds its links.)
+  ordered = sorted(
+      devices, key=lambda d: (_slice(d), d.process_index, d.id)
+  )
   # Linen's vmap over a sharded parameter axis fails on Explicit axes.
   types = (AxisType.Auto,) * len(AXES)
-  if devices[0].platform != 'tpu':
-    return Mesh(np.reshape(devices, shape), AXES, axis_types=types)
-  if slices > 1:
-    inside, across = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
-    arranged = mesh_utils.create_hybrid_device_mesh(
-        inside, across, devices, allow_split_physical_axes=True
-    )
-  else:
-    arranged = mesh_utils.create_device_mesh(
-        shape, devices, allow_split_physical_axes=True
-    )
-  return Mesh(arranged, AXES, axis_types=types)
+  return Mesh(np.reshape(ordered, shape), AXES, axis_types=types)
+
+
+def _slice(device: jax.Device) -> int:
+  return getattr(device, 'slice_index', 0)
 
 
 def constrain(x: Any, *names: str | None) -> Any:

@@ -389,23 +389,49 @@ def test_rules_know_the_axes():
     sharding.ShardingRules(batch=('dta', 'fsdp'))
 
 
-def slices_of(count, per_slice):
-  """Devices of a TPU pod's slices, as far as the mesh looks at them."""
-  return [FakeDevice(i, i, i // per_slice) for i in range(count)]
+def pod(slices, hosts, chips=4):
+  """Devices of slices of a pod, numbered across hosts as on a real one."""
+  return [
+      FakeDevice(id=chip * hosts * slices + host, process_index=host,
+                 slice_index=host // (hosts // slices))
+      for chip in range(chips)
+      for host in range(hosts)
+  ]  # fmt: skip
+
+
+def arranged(sizes, devices, monkeypatch):
+  """The devices in the order of the mesh, which real ones must make."""
+  monkeypatch.setattr(sharding, 'Mesh', lambda array, *_, **__: array)
+  return sharding.create_mesh(sizes, devices)
+
+
+@pytest.mark.parametrize(
+    'sizes',
+    [
+        {'data': -1},
+        {'data': -1, 'index': 2},
+        {'data': -1, 'index': 8},
+        {'data': -1, 'fsdp': 8},
+        {'data': 2, 'index': 4, 'fsdp': -1},
+    ],
+)
+def test_a_host_holds_neighbouring_rows(sizes, monkeypatch):
+  mesh = arranged({'index': 1, 'fsdp': 1, **sizes}, pod(2, 8), monkeypatch)
+  # [data, fsdp, index]: all of a row's devices together.
+  rows = np.moveaxis(mesh, 1, -1).reshape(-1, mesh.shape[1])
+  for host in range(8):
+    own = [
+        i for i, row in enumerate(rows)
+        if any(device.process_index == host for device in row)
+    ]  # fmt: skip
+    assert own == list(range(own[0], own[-1] + 1))
+    assert own[0] % len(own) == 0
 
 
 def test_the_data_axis_goes_across_slices(monkeypatch):
-  asked = []
-
-  def arrange(inside, across, devices, **_):
-    asked.append((inside, across))
-    return np.reshape(jax.devices(), np.multiply(inside, across))
-
-  monkeypatch.setattr(
-      sharding.mesh_utils, 'create_hybrid_device_mesh', arrange
-  )
-  mesh = sharding.create_mesh({'data': -1, 'index': 2}, slices_of(8, 4))
-  assert asked == [((2, 2, 1), (2, 1, 1))]
-  assert mesh.devices.shape == (4, 2, 1)
+  mesh = arranged({'data': -1, 'index': 2}, pod(2, 4), monkeypatch)
+  assert mesh.shape == (8, 2, 1)
+  slices = [{device.slice_index for device in row.flat} for row in mesh]
+  assert slices == [{0}] * 4 + [{1}] * 4
   with pytest.raises(ValueError, match=r'config\.mesh\.data is 1.*2 slices'):
-    sharding.create_mesh({'index': 8}, slices_of(8, 4))
+    sharding.create_mesh({'index': 16}, pod(2, 4))
