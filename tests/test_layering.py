@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {'core', 'indexers'},
+    {'core', 'files', 'indexers'},
     {'sampling', 'sharding'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},

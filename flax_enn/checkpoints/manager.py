@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from flax_enn.checkpoints import reading
 from flax_enn.checkpoints.fingerprint import fingerprint
+from flax_enn.files import write_file
 
 State = TypeVar('State')
 
@@ -210,11 +211,9 @@ class Checkpoints:
       self._write_scores()
 
   def _write_scores(self) -> None:
-    """Writes `scores.json`, whole or not at all, from one process."""
-    if jax.process_index() == 0:
-      part = self.directory / 'scores.json.part'
-      part.write_text(json.dumps(self._scores, indent=2, sort_keys=True))
-      part.replace(self.directory / 'scores.json')
+    """Writes `scores.json`."""
+    text = json.dumps(self._scores, indent=2, sort_keys=True)
+    write_file(self.directory / 'scores.json', text.encode())
 
   def _restore(self, step: int, abstract: State) -> State:
     path = self._path(step)

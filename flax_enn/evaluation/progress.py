@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from flax_enn.evaluation.results import write_file
+from flax_enn.files import write_file
 
 Totals = TypeVar('Totals')
 

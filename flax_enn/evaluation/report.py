@@ -14,7 +14,8 @@ import numpy as np
 
 from flax_enn.data import Dataset
 from flax_enn.evaluation import panels
-from flax_enn.evaluation.results import Results, write_file
+from flax_enn.evaluation.results import Results
+from flax_enn.files import write_file
 
 Predict = Callable[[Any], np.ndarray]
 

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 from etils import epath
-import jax
 import numpy as np
+
+from flax_enn.files import write_file
 
 Metrics = Mapping[str, float]  # name -> value
 
@@ -92,12 +93,3 @@ def write_results(
   text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
   write_file(epath.Path(workdir) / 'results.json', f'{text}\n'.encode())
   return content
-
-
-def write_file(path: epath.Path, content: bytes) -> None:
-  """Writes a file from one process so that no reader ever sees half of it."""
-  if jax.process_index() == 0:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content)
-    part.replace(path)

@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 from etils import epath
-import jax
 import ml_collections
 
 from flax_enn.build import check_names
+from flax_enn.files import write_file
 
 # What may differ when a run goes on: how it is laid out, judged and kept.
 FREE_TO_CHANGE = ('mesh', 'eval', 'checkpoint', 'num_steps')
@@ -221,12 +221,8 @@ def claim_workdir(
     config: ml_collections.ConfigDict, workdir: epath.Path
 ) -> None:
   """Writes the config to the workdir, on the first process."""
-  if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    part = workdir / 'config.json.part'
-    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
-    part.write_text(text + '\n')
-    part.replace(workdir / 'config.json')
+  text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
+  write_file(workdir / 'config.json', f'{text}\n'.encode())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
