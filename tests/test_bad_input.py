@@ -550,7 +550,7 @@ def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
       jax.set_mesh(plan.mesh),
       contextlib.closing(Checkpoints(tmp_path)) as checkpoints,
   ):
-    state, good = checkpoints.restore_latest(plan.abstract_state())
+    state, good = checkpoints.restore_latest(plan.abstract_state)
     # One more step is the one that was not finite.
     batch = next(iter(plan.train_batches(good)))
     after, logs = jax.jit(plan.train_step())(state, batch)

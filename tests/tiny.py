@@ -94,7 +94,7 @@ def last_state(config, workdir) -> tuple[list[bytes], int]:
       jax.set_mesh(plan.mesh),
       contextlib.closing(Checkpoints(workdir)) as checkpoints,
   ):
-    restored = checkpoints.restore_latest(plan.abstract_state())
+    restored = checkpoints.restore_latest(plan.abstract_state)
   assert restored is not None
   state, step = restored
   state = state.replace(key=jax.random.key_data(state.key))

@@ -14,7 +14,6 @@ import ml_collections
 
 from flax_enn import sharding
 from flax_enn.core import Batch
-from flax_enn.evaluation import Evaluator
 from flax_enn.training import collectives, cost, flops
 from flax_enn.training.chips import Topology
 from flax_enn.training.estimate import Memory, Report, Step
@@ -59,39 +58,25 @@ class _Unread(Plan):
 
 
 def _training(plan: Plan, where: Topology) -> Step:
-  """The step as `training/loop.py` compiles it."""
-  state = plan.abstract_state()
-  step = jax.jit(
-      plan.train_step(),
-      donate_argnums=0,
-      out_shardings=(jax.tree.map(lambda a: a.sharding, state), None),
+  """The step as the loop compiles it."""
+  traced = plan.jit_train_step().trace(
+      plan.abstract_state, plan.abstract_batch()
   )
-  traced = step.trace(state, plan.abstract_batch())
   found = _compiled('training', traced, plan, where)
   share = flops.of_jaxpr(traced.jaxpr) / plan.mesh.size
   return dataclasses.replace(found, share=share)
 
 
 def _evaluation(plan: Plan, where: Topology) -> Step:
-  """The step as `evaluation/evaluate.py` compiles it."""
-  fields = plan.config.eval
-  evaluator = Evaluator(
-      network=plan.network,
-      dataset=plan.dataset,
-      num_indices=fields.num_indices,
-      tau=fields.tau,
-      chunk=fields.chunk,
-      mesh=plan.mesh,
-      temperature=fields.temperature,
-      base_temperature=fields.base_temperature,
-  )
-  sample = plan.network.indexer.sample
-  drawn = jax.eval_shape(lambda: sample(jax.random.key(0), fields.num_indices))
+  """The step as the evaluator compiles it."""
+  sample, n = plan.network.indexer.sample, plan.config.eval.num_indices
+  drawn = jax.eval_shape(lambda: sample(jax.random.key(0), n))
   indices = jax.ShapeDtypeStruct(
       drawn.shape, drawn.dtype, sharding=sharding.replicated(plan.mesh)
   )
-  variables = plan.abstract_state().variables
-  traced = evaluator._step.trace(variables, indices, plan.abstract_batch())
+  traced = plan.evaluator()._step.trace(
+      plan.abstract_state.variables, indices, plan.abstract_batch()
+  )
   return _compiled('evaluation', traced, plan, where)
 
 
@@ -106,7 +91,7 @@ def _compiled(name: str, traced: Any, plan: Plan, where: Topology) -> Step:
       return Step(name, refused=str(e).partition(': ')[2].splitlines()[0])
   sizes = compiled.memory_analysis()
   program = Program(compiled.as_text())
-  state = plan.abstract_state()
+  state = plan.abstract_state
   trees = (state.params, *state.collections.values())
   modules = {module for variables in trees for module in variables}
   by_module: dict[str, int] = {}

@@ -9,8 +9,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from flax_enn.checkpoints import fingerprint
-from flax_enn.evaluation import Evaluator, Progress, Results, table
+from flax_enn.checkpoints import Checkpoints, fingerprint
+from flax_enn.evaluation import Progress, Results, table
 from flax_enn.training.distributed import Preempted, Preemption
 from flax_enn.training.plan import Plan
 from flax_enn.training.state import TrainState, run_keys
@@ -24,31 +24,23 @@ class Judge:
     plan: of the run.
     writer: of its metrics.
     workdir: of the run; keeps what an evaluation has summed so far.
+    checkpoints: of the run, which are ranked by what is found.
     preempted: says whether to stop in the middle.
   """
 
   plan: Plan
   writer: Any
   workdir: epath.Path
+  checkpoints: Checkpoints
   preempted: Preemption
 
   def __post_init__(self):
-    config = self.plan.config
-    self._key = run_keys(config.seed)['evaluation']
+    self._key = run_keys(self.plan.config.seed)['evaluation']
+    self._evaluator = self.plan.evaluator()
     self._progress: Progress | None = None
-    self._evaluator = Evaluator(
-        network=self.plan.network,
-        dataset=self.plan.dataset,
-        num_indices=config.eval.num_indices,
-        tau=config.eval.tau,
-        chunk=config.eval.chunk,
-        mesh=self.plan.mesh,
-        temperature=config.eval.temperature,
-        base_temperature=config.eval.base_temperature,
-    )
 
   def __call__(self, state: TrainState, step: int) -> Results:
-    """Evaluates, writes the metrics and logs them as a table.
+    """Evaluates a saved state; writes, logs and records what is found.
 
     Raises:
       Preempted: the run was asked to stop; what was summed is kept.
@@ -87,6 +79,7 @@ class Judge:
         'Step %d, %s split, %d indices:\n%s',
         *(step, plan.split, plan.config.eval.num_indices, table(results)),
     )
+    self.checkpoints.score(step, results.metrics['enn'])
     return results
 
   def done(self) -> None:

@@ -83,7 +83,7 @@ def _run(
     )
     state = _first_state(plan, checkpoints, workdir)
     config_lib.claim_workdir(config, workdir)
-    judge = Judge(plan, writer, workdir, preempted)
+    judge = Judge(plan, writer, workdir, checkpoints, preempted)
     hooks = writers.create_hooks(workdir, writer, config.num_steps, profile_at)
     try:
       state, results = _train(
@@ -110,7 +110,7 @@ def _check_start(plan: Plan, workdir: epath.Path) -> None:
   """
   steps = reading.steps(workdir)
   if not steps:
-    check_init(plan.config.init, workdir, plan.abstract_state())
+    check_init(plan.config.init, workdir, plan.abstract_state)
   elif steps[-1] > plan.config.num_steps:
     raise ValueError(
         f'config.num_steps is {plan.config.num_steps}, but {workdir} has done'
@@ -123,7 +123,7 @@ def _first_state(
 ) -> TrainState:
   """The latest checkpoint, or a new state, warm-started where asked for."""
   config = plan.config
-  restored = checkpoints.restore_latest(plan.abstract_state())
+  restored = checkpoints.restore_latest(plan.abstract_state)
   if restored is not None:
     state, step = restored
     logging.info('Going on from step %d of %s', step, workdir)
@@ -158,11 +158,7 @@ def _train(
     Preempted: the run was asked to stop; the state is saved.
   """
   config = plan.config
-  train_step = jax.jit(
-      plan.train_step(),
-      donate_argnums=0,
-      out_shardings=(jax.tree.map(lambda a: a.sharding, state), None),
-  )
+  train_step = plan.jit_train_step()
   start = int(state.step)
   batches = data.prefetch(
       plan.train_batches(start),
@@ -171,7 +167,6 @@ def _train(
   results, waiting = None, collections.deque()
   if _due(start, config.eval.every) and not checkpoints.scored(start):
     results = judge(state, start)  # where it was killed while being judged
-    checkpoints.score(start, results.metrics['enn'])
     judge.done()
   for step in range(start + 1, config.num_steps + 1):
     last = step == config.num_steps
@@ -198,12 +193,10 @@ def _train(
       raise distributed.Preempted(f'Asked to stop after step {step}')
     if judged:
       results = judge(state, step)
-      checkpoints.score(step, results.metrics['enn'])
       if not last:  # whose results are yet to be written
         judge.done()
   if results is None:  # trained to the end before
     results = judge(state, start)
-    checkpoints.score(start, results.metrics['enn'])
   return state, results
 
 

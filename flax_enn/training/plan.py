@@ -14,6 +14,7 @@ import optax
 
 from flax_enn import build, data, sharding
 from flax_enn.core import Batch, EpistemicNetwork, Indexer
+from flax_enn.evaluation import Evaluator
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.losses import Objective
 from flax_enn.training import config as config_lib
@@ -134,8 +135,9 @@ class Plan:
     """`[1, ...]` inputs of the data set's shape, to initialise with."""
     return np.zeros((1, *self.dataset.shape), np.float32)
 
+  @functools.cached_property
   def abstract_state(self) -> TrainState:
-    """The state's shapes, dtypes and shardings."""
+    """The state's shapes, dtypes and shardings, traced once."""
     return abstract_state(self.network, self.tx, self.example, self.mesh)
 
   def abstract_batch(self) -> Batch:
@@ -165,6 +167,27 @@ class Plan:
         tx=self.tx,
         num_indices=self.config.num_indices,
         accumulation=self.config.accumulation,
+    )
+
+  def jit_train_step(self) -> Any:
+    """The step as it is compiled; it uses up the state that it is given."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+    return jax.jit(
+        self.train_step(), donate_argnums=0, out_shardings=(shardings, None)
+    )
+
+  def evaluator(self) -> Evaluator:
+    """What judges the states of the run."""
+    fields = self.config.eval
+    return Evaluator(
+        network=self.network,
+        dataset=self.dataset,
+        num_indices=fields.num_indices,
+        tau=fields.tau,
+        chunk=fields.chunk,
+        mesh=self.mesh,
+        temperature=fields.temperature,
+        base_temperature=fields.base_temperature,
     )
 
   def check_temperatures(self) -> None:
