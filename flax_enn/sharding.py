@@ -7,6 +7,7 @@ only this file knows the axes of the mesh. Every mesh has the axes
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -216,6 +217,13 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
   Raises:
     ValueError: the devices of some host do not hold one part of equal size.
   """
+  numbers, parts = _shares(mesh)
+  return numbers[jax.process_index()], parts
+
+
+@functools.cache
+def _shares(mesh: Mesh) -> tuple[dict[int, int], int]:
+  """The part of each host, and how many there are; asked for every batch."""
   rows = math.prod(mesh.shape[axis] for axis in RULES.batch)
   held = {}
   indices = batch_sharding(mesh).devices_indices_map((rows,))
@@ -234,7 +242,7 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
           ' config.mesh.fsdp so that the devices of a host divide them, or the'
           ' other way round'
       )
-  return min(held[jax.process_index()]) // size, rows // size
+  return {host: min(own) // size for host, own in held.items()}, rows // size
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -293,6 +293,11 @@ class FakeDevice:
   platform: str = 'tpu'
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FakeMesh:
+  shape: dict[str, int]
+
+
 def fake_mesh(shape, hosts):
   """A mesh whose devices belong to hosts, in order; for `batch_share` alone."""
   size = math.prod(shape)
@@ -332,7 +337,7 @@ def test_hosts_read_the_rows_of_their_devices(shape, hosts, parts, monkeypatch):
           devices_indices_map=lambda total: indices(mesh, total)
       ),
   )
-  mesh = types.SimpleNamespace(shape=dict(zip(sharding.AXES, shape)))
+  mesh = FakeMesh(dict(zip(sharding.AXES, shape)))
   found = []
   for host in range(hosts):
     monkeypatch.setattr(jax, 'process_index', lambda host=host: host)

@@ -161,7 +161,6 @@ def check_shared(folder: epath.Path) -> None:
   multihost_utils.sync_global_devices('token written')
   seen = any(_holds(path, token) for _ in range(10))  # network drives lag
   others = np.flatnonzero(~multihost_utils.process_allgather(np.array(seen)))
-  multihost_utils.sync_global_devices('token read')
   if jax.process_index() == 0:
     path.unlink()
   if len(others):
