@@ -7,6 +7,8 @@ n indices are laid out over devices.
 
 from collections.abc import Sequence
 import dataclasses
+import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +28,20 @@ class _Independent:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
     return jax.vmap(self.draw)(keys)
 
+  def standardize(self, index: Index) -> jax.Array | None:
+    """A Gaussian index scaled to E|u|^2 = 1; None where it is not Gaussian."""
+    del index
+    return None
+
+
+class _Continuous(_Independent):
+  """Indices without a finite support."""
+
+  size: ClassVar[None] = None
+
 
 @dataclasses.dataclass(frozen=True)
-class GaussianIndexer(_Independent):
+class GaussianIndexer(_Continuous):
   """z ~ N(0, I), `[D]`: the index of the epinet (paper, section 3)."""
 
   dim: int
@@ -40,9 +53,12 @@ class GaussianIndexer(_Independent):
   def mean_index(self) -> Index:
     return jnp.zeros(self.dim)
 
+  def standardize(self, index: Index) -> jax.Array:
+    return index / math.sqrt(self.dim)
+
 
 @dataclasses.dataclass(frozen=True)
-class ScaledGaussianIndexer(_Independent):
+class ScaledGaussianIndexer(_Continuous):
   """z ~ N(0, scale^2 / D I), `[D]`: a norm of about `scale` whatever D is."""
 
   dim: int
@@ -55,9 +71,12 @@ class ScaledGaussianIndexer(_Independent):
   def mean_index(self) -> Index:
     return jnp.zeros(self.dim)
 
+  def standardize(self, index: Index) -> jax.Array:
+    return index / self.scale
+
 
 @dataclasses.dataclass(frozen=True)
-class GaussianWithUnitIndexer(_Independent):
+class GaussianWithUnitIndexer(_Continuous):
   """z = (1, u), u ~ N(0, I / (D - 1)), `[D]`: an index with a bias entry."""
 
   dim: int
@@ -70,9 +89,12 @@ class GaussianWithUnitIndexer(_Independent):
   def mean_index(self) -> Index:
     return jnp.append(1.0, jnp.zeros(self.dim - 1))
 
+  def standardize(self, index: Index) -> jax.Array:
+    return index[1:]  # `[D - 1]`, without the constant
+
 
 @dataclasses.dataclass(frozen=True)
-class DirichletIndexer(_Independent):
+class DirichletIndexer(_Continuous):
   """z ~ Dirichlet(alpha), `[D]` on the simplex."""
 
   alpha: Sequence[float]
@@ -96,7 +118,8 @@ class EnsembleIndexer(_Independent):
 
   `draw` picks a member at random, as enn does (which returns its number).
   `sample` is stratified: every K consecutive indices hold each member once, in
-  random order, so that n == K enumerates the ensemble.
+  random order, so that n == K enumerates the ensemble. A network that ignores
+  its index has this one with K = 1.
   """
 
   size: int
@@ -116,8 +139,10 @@ class EnsembleIndexer(_Independent):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrngIndexer(_Independent):
+class PrngIndexer(_Continuous):
   """The index is a PRNG key `[]`, for networks that draw noise themselves."""
+
+  mean_index: ClassVar[None] = None
 
   def draw(self, key: jax.Array) -> Index:
     return key

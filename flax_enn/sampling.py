@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import jax
 
 from flax_enn import sharding
-from flax_enn.core import Index
 
 Carry = TypeVar('Carry')
 
@@ -33,12 +32,12 @@ def over_index(
     What `fn` returns, with an axis N in front of (or where `out_axes` says).
   """
   mapped = jax.vmap(fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS)
-  return mapped(sharding.split_index(indices))
+  return mapped(sharding.constrain_index(indices))
 
 
 def reduce_over_index(
-    fn: Callable[[Index], Any],
-    indices: Index,
+    fn: Callable[[Any], Any],
+    indices: Any,
     *,
     init: Carry,
     reduce: Callable[[Carry, Any], Carry],
@@ -46,12 +45,15 @@ def reduce_over_index(
 ) -> Carry:
   """Folds `fn` over `[N, ...]` indices; only `chunk` results exist at once.
 
-  For evaluation and inference. (Training maps all its indices at once: chunks
+  For evaluation and inference. What does not depend on the index still runs
+  once: XLA moves it out of the loop over chunks, which a test holds it to.
+  (Training maps all its indices at once: chunks
   of a gradient would repeat the base's backward pass.)
 
   Args:
     fn: function of one index.
-    indices: `[N, ...]` indices.
+    indices: `[N, ...]` indices, or a pytree of them and of what goes with each,
+      such as their log-weights.
     init: the carry before any index.
     reduce: `(carry, results) -> carry`, where the results have a leading axis
       of `chunk` indices (the last N mod chunk indices come in one smaller
@@ -63,14 +65,17 @@ def reduce_over_index(
   """
   if chunk < 1:
     raise ValueError(f'chunk is {chunk}; it must be at least 1')
-  n = len(indices)
-  whole = n - n % chunk
+  n = len(jax.tree.leaves(indices)[0])
+  full = n - n % chunk
   carry = init
-  if whole:
-    chunks = indices[:whole].reshape(-1, chunk, *indices.shape[1:])
+  if full:
+    chunks = jax.tree.map(
+        lambda leaf: leaf[:full].reshape(-1, chunk, *leaf.shape[1:]), indices
+    )
     carry, _ = jax.lax.scan(
         lambda c, z: (reduce(c, over_index(fn, z)), None), carry, chunks
     )
-  if n > whole:
-    carry = reduce(carry, over_index(fn, indices[whole:]))
+  if n > full:
+    rest = jax.tree.map(lambda leaf: leaf[full:], indices)
+    carry = reduce(carry, over_index(fn, rest))
   return carry

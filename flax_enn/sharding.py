@@ -2,11 +2,22 @@
 
 Networks, losses and metrics know logical names (`batch`, `index`, `member` …);
 only this file knows the axes of the mesh. Every mesh has the axes
-`data, index, fsdp`, possibly of size 1.
+`data, index, fsdp`, possibly of size 1. The table is `config.sharding`:
+
+  batch       examples, in work that depends on the index
+  base_batch  examples in index-free work (a base, a frozen prior): spread over
+              the index axis too, so that its devices do not repeat the work
+  index       epistemic indices
+  member      members of a trained ensemble
+  wide        the wide axis of large kernels
+
+It may name further axes, those that a layer has in
+`nn.with_logical_partitioning`. Names that it does not have are replicated.
 """
 
-from collections.abc import Mapping
-import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+import contextlib
+import contextvars
 import functools
 import math
 from typing import Any
@@ -22,50 +33,63 @@ DATA_AXIS, INDEX_AXIS, FSDP_AXIS = AXES = ('data', 'index', 'fsdp')
 # variable below it has a leading axis K, boxed or not.
 MEMBER = 'member'
 
-# Outputs from which on a kernel is wide, and worth splitting over fsdp.
-WIDE = 512
+# Outputs from which on a kernel is split over fsdp.
+MIN_WIDE_SIZE = 512
+
+Rules = Mapping[str, tuple[str, ...]]
+
+DEFAULT_RULES: Rules = {
+    'batch': (DATA_AXIS, FSDP_AXIS),
+    'base_batch': (DATA_AXIS, FSDP_AXIS, INDEX_AXIS),
+    'index': (INDEX_AXIS,),
+    MEMBER: (INDEX_AXIS,),
+    'wide': (FSDP_AXIS,),
+}
+
+_rules = contextvars.ContextVar('sharding rules', default=DEFAULT_RULES)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardingRules:
-  """Logical axis name -> mesh axis, or axes.
+def create_rules(table: Mapping[str, str | Sequence[str] | None]) -> Rules:
+  """Reads `config.sharding`: logical name -> axis of the mesh, axes, or None.
 
-  Attributes:
-    batch: examples, in work that depends on the index.
-    base_batch: examples in index-free work (a base, a frozen prior): spread
-      over the index axis too, so that its devices do not repeat the work.
-    index: epistemic indices.
-    member: members of a trained ensemble.
-    wide: the wide axis of large kernels.
+  Raises:
+    ValueError: an axis that no mesh has, or one of the five names is missing.
   """
-
-  batch: tuple[str, ...] = (DATA_AXIS, FSDP_AXIS)
-  base_batch: tuple[str, ...] = (DATA_AXIS, FSDP_AXIS, INDEX_AXIS)
-  index: tuple[str, ...] = (INDEX_AXIS,)
-  member: tuple[str, ...] = (INDEX_AXIS,)
-  wide: tuple[str, ...] = (FSDP_AXIS,)
-
-  def __post_init__(self):
-    for name, axes in vars(self).items():
-      if unknown := sorted(set(axes) - set(AXES)):
-        raise ValueError(
-            f'the rule {name!r} names the mesh axes {unknown}; there are {AXES}'
-        )
-
-  def spec(self, *names: str | None) -> PartitionSpec:
-    """The partition of an array whose axes have these logical names."""
-    return PartitionSpec(
-        *(None if name is None else getattr(self, name) for name in names)
-    )
+  rules = {}
+  for name, axes in table.items():
+    rules[name] = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    if unknown := sorted(set(rules[name]) - set(AXES)):
+      raise ValueError(
+          f'{name!r} names the mesh axes {unknown}; the axes are {AXES}'
+      )
+  if missing := sorted(set(DEFAULT_RULES) - set(rules)):
+    raise ValueError(f'it has no rule for {missing}; see flax_enn/sharding.py')
+  if rules['index'] != (INDEX_AXIS,) or INDEX_AXIS in rules['batch']:
+    raise ValueError(f'{INDEX_AXIS!r} must be that of index, and not of batch')
+  return rules
 
 
-RULES = ShardingRules()
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Generator[None]:
+  """Runs what is inside on a mesh, with these rules."""
+  token = _rules.set(rules)
+  try:
+    with jax.set_mesh(mesh):
+      yield
+  finally:
+    _rules.reset(token)
+
+
+def spec(*names: str | None, rules: Rules | None = None) -> PartitionSpec:
+  """The partition of an array whose axes have these logical names."""
+  rules = _rules.get() if rules is None else rules
+  return PartitionSpec(*(rules.get(name or '') or None for name in names))
 
 
 def create_mesh(
     sizes: Mapping[str, int], devices: list[jax.Device] | None = None
 ) -> Mesh:
-  """Builds the mesh of `config.mesh`.
+  """Builds a mesh.
 
   Args:
     sizes: `{'data': int, 'index': int, 'fsdp': int}`; one of them may be -1
@@ -81,26 +105,26 @@ def create_mesh(
   devices = jax.devices() if devices is None else devices
   unknown = sorted(set(sizes) - set(AXES))
   if unknown:
-    raise ValueError(f'config.mesh has no axis {unknown}; its axes are {AXES}')
+    raise ValueError(f'a mesh has no axis {unknown}; its axes are {AXES}')
   shape = [sizes.get(axis, 1) for axis in AXES]
   if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
     raise ValueError(
-        f'config.mesh is {dict(zip(AXES, shape))}; sizes are positive, and at'
+        f'the mesh is {dict(zip(AXES, shape))}; sizes are positive, and at'
         ' most one is -1 (what the others leave)'
     )
   known = math.prod(s for s in shape if s != -1)
   if len(devices) % known or (-1 not in shape and known != len(devices)):
     raise ValueError(
-        f'config.mesh {dict(zip(AXES, shape))} does not multiply to the'
-        f' {len(devices)} devices there are; set config.mesh.data=-1 to let it'
+        f'the mesh {dict(zip(AXES, shape))} does not multiply to the'
+        f' {len(devices)} devices there are; set data to -1 to let it'
         ' take what the other axes leave'
     )
   shape = [len(devices) // known if s == -1 else s for s in shape]
   slices = len(set(map(_slice, devices)))
   if shape[0] % slices:
     raise ValueError(
-        f'config.mesh.data is {shape[0]}, which the {slices} slices do not'
-        f' divide; set config.mesh.data to a multiple of {slices}'
+        f'data is {shape[0]}, which the {slices} slices do not'
+        f' divide; set it to a multiple of {slices}'
     )
   # By slice, host and chip: the outermost axis goes across slices, and a host
   # holds neighbouring rows of a batch. (An order by the links of a TPU, as that
@@ -120,17 +144,17 @@ def _slice(device: jax.Device) -> int:
 def constrain(x: Any, *names: str | None) -> Any:
   """Asks the compiler to lay the leading axes of every leaf of `x` out so.
 
-  Does nothing outside `jax.set_mesh`. Under `over_index`, a value that depends
+  Does nothing outside `use_mesh`. Under `over_index`, a value that depends
   on the index must not name the index axis: use `batch` there, and `base_batch`
   for index-free work only.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  spec = RULES.spec(*names)
-  return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, spec), x)
+  where = spec(*names)
+  return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, where), x)
 
 
-def split_index(indices: Any) -> Any:
+def constrain_index(indices: Any) -> Any:
   """Asks the compiler to split work over indices along the index axis.
 
   Args:
@@ -145,25 +169,29 @@ def split_index(indices: Any) -> Any:
     if leaf.shape[0] % mesh.shape[INDEX_AXIS]:
       return leaf
     free = [PartitionSpec.UNCONSTRAINED] * (leaf.ndim - 1)
-    spec = PartitionSpec(*RULES.spec('index'), *free)
-    return jax.lax.with_sharding_constraint(leaf, spec)
+    return jax.lax.with_sharding_constraint(
+        leaf, PartitionSpec(*spec('index'), *free)
+    )
 
   return jax.tree.map(split, indices)
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
+def state_shardings(
+    state: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Any:
   """The sharding of every leaf of a train state, from its abstract values.
 
   A leaf boxed by `nn.with_logical_partitioning` goes where its names say; an
-  axis that its mesh axis does not divide stays whole. The outputs of a kernel
-  that has many (`WIDE`) are `wide`. Every variable below a trained ensemble's
-  `member` (kernels, biases, norms, statistics, optimizer moments) has its
-  leading axis over the index axis of the mesh, whether it is boxed or not.
-  Frozen ensembles keep their members whole, and all the rest is whole too.
+  axis that its mesh axis does not divide is replicated. The outputs of a kernel
+  that has many (`MIN_WIDE_SIZE`) are `wide`. Every variable below a trained
+  ensemble's `member` (kernels, biases, norms, statistics, optimizer moments)
+  has its leading axis over the index axis of the mesh, whether it is boxed or
+  not. Members of frozen ensembles are replicated, and all the rest is too.
 
   Args:
     state: abstract train state, from `jax.eval_shape`.
     mesh: from `create_mesh`.
+    rules: from `create_rules`.
 
   Returns:
     The same tree without boxes, of `NamedSharding`s.
@@ -173,94 +201,100 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
     keys = [getattr(k, 'key', getattr(k, 'name', None)) for k in path]
     shape = nn.unbox(leaf).shape
-    if not names and keys[-1] == 'kernel':
+    if not names and keys[-1] == 'kernel' and len(shape) > 1:
       # The widest axis but the first, which is that of an ensemble's members.
       size, axis = max((size, axis) for axis, size in enumerate(shape) if axis)
-      if size >= WIDE:
+      if size >= MIN_WIDE_SIZE:
         names = ['wide' if i == axis else None for i in range(len(shape))]
     if MEMBER in keys:
       names = (MEMBER, *names[1:])
     if 'frozen' in keys:
       names = tuple(None if name == MEMBER else name for name in names)
-    spec = [
+    axes = [
         axes if size % _size(mesh, axes) == 0 else None
-        for axes, size in zip(RULES.spec(*names), shape)
+        for axes, size in zip(spec(*names, rules=rules), shape)
     ]
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
   return jax.tree_util.tree_map_with_path(
       place, state, is_leaf=lambda x: isinstance(x, nn.Partitioned)
   )
 
 
-def _size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+def _size(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
   axes = (axes,) if isinstance(axes, str) else axes or ()
   return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
   """The sharding of every leaf of a `Batch`."""
-  return NamedSharding(mesh, RULES.spec('batch'))
+  return NamedSharding(mesh, spec('batch', rules=rules))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """The sharding of what every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_share(mesh: Mesh) -> tuple[int, int]:
-  """Which part of every batch this host reads, and in how many it is cut.
+def batch_shard(where: NamedSharding) -> tuple[int, int]:
+  """Which shard of every batch this process reads, and how many there are.
 
-  Hosts that differ in the index axis only have the same rows on their devices
-  and read the same part.
+  Processes that differ in the index axis only have the same rows on their
+  devices and read the same shard.
+
+  Args:
+    where: from `batch_sharding`.
+
+  Returns:
+    `(shard_index, shard_count)`.
 
   Raises:
-    ValueError: the devices of some host do not hold one part of equal size.
+    ValueError: the devices of some process do not hold one shard of equal size.
   """
-  numbers, parts = _shares(mesh)
-  return numbers[jax.process_index()], parts
+  numbers, count = _shards(where)
+  return numbers[jax.process_index()], count
 
 
 @functools.cache
-def _shares(mesh: Mesh) -> tuple[dict[int, int], int]:
-  """The part of each host, and how many there are; asked for every batch."""
-  rows = math.prod(mesh.shape[axis] for axis in RULES.batch)
+def _shards(where: NamedSharding) -> tuple[dict[int, int], int]:
+  """The shard of each process, and their number; asked for every batch."""
+  mesh = where.mesh
+  rows = _size(mesh, where.spec[0])
   held = {}
-  indices = batch_sharding(mesh).devices_indices_map((rows,))
-  for device, (part,) in indices.items():
+  for device, (part,) in where.devices_indices_map((rows,)).items():
     start = part.start or 0
     stop = rows if part.stop is None else part.stop
     held.setdefault(device.process_index, set()).update(range(start, stop))
   size = len(held[min(held)])
-  for host, own in held.items():
+  for process, own in held.items():
     first = min(own)
     if own != set(range(first, first + size)) or first % size or rows % size:
       raise ValueError(
-          f'config.mesh {dict(mesh.shape)} gives host {host} the parts'
-          f' {sorted(own)} of {rows} of a batch; each host must hold'
-          f' {size} neighbouring ones. Set config.mesh.index and'
-          ' config.mesh.fsdp so that the devices of a host divide them, or the'
-          ' other way round'
+          f'the mesh {dict(mesh.shape)} gives process {process} the parts'
+          f' {sorted(own)} of {rows} of a batch; each process must hold'
+          f' {size} neighbouring ones. Set index and fsdp so that'
+          ' the devices of a host divide them, or the other way round'
       )
-  return {host: min(own) // size for host, own in held.items()}, rows // size
+  numbers = {process: min(own) // size for process, own in held.items()}
+  return numbers, rows // size
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-  """Turns each host's share of a batch into one global array per leaf.
+def make_global_batch(batch: Any, where: NamedSharding) -> Any:
+  """Turns each process's shard of a batch into one global array per leaf.
 
   Args:
-    batch: pytree of numpy arrays, the `batch_share` of this host.
-    mesh: from `create_mesh`.
+    batch: pytree of numpy arrays, the `batch_shard` of this process.
+    where: from `batch_sharding`.
 
   Returns:
     The pytree of global arrays `[B, ...]`; the transfer is asynchronous.
   """
-  where, (_, parts) = batch_sharding(mesh), batch_share(mesh)
+  _, count = batch_shard(where)
 
   def put(leaf):
     leaf = np.asarray(leaf)
     return jax.make_array_from_process_local_data(
-        where, leaf, (leaf.shape[0] * parts, *leaf.shape[1:])
+        where, leaf, (leaf.shape[0] * count, *leaf.shape[1:])
     )
 
   return jax.tree.map(put, batch)

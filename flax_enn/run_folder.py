@@ -1,0 +1,103 @@
+"""The files in the folder of a run: atomic writes, and reads that explain."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import ml_collections
+
+# What may differ when a run goes on: how it is laid out, evaluated and kept.
+MUTABLE_ON_RESUME = (
+    'mesh', 'sharding', 'eval', 'evals', 'checkpoint', 'num_steps',
+)  # fmt: skip
+
+
+def atomic_write(path: epath.Path, content: bytes) -> None:
+  """Writes a file from one process so that no reader ever sees half of it."""
+  if jax.process_index() == 0:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+  """Writes JSON that a person can read, from one process."""
+  text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+  atomic_write(path, f'{text}\n'.encode())
+
+
+def read_json(path: epath.Path) -> Any:
+  """Reads a file of a run.
+
+  Raises:
+    ValueError: it does not exist or cannot be read.
+  """
+  if not path.exists():
+    raise ValueError(
+        f'{path} does not exist: {path.parent} is not the folder of a run, or'
+        ' of one that an older version has trained'
+    )
+  try:
+    return json.loads(path.read_text())
+  except ValueError as e:
+    raise ValueError(f'{path} cannot be read as JSON: {e}') from e
+
+
+def check_resumable(
+    config: ml_collections.ConfigDict, workdir: epath.Path, model: Any = None
+) -> None:
+  """Checks that a workdir that holds a run holds a run of this config.
+
+  Args:
+    config: of the run that is to go on.
+    workdir: its folder.
+    model: what the data teach now, the content of `model.json`.
+
+  Raises:
+    ValueError: it differs in what decides the numbers of the run.
+  """
+  path = workdir / 'model.json'
+  if model is not None and path.exists() and read_json(path) != model:
+    raise ValueError(
+        f'{path} says that the data were others when the run began: classes,'
+        ' shapes or what preprocessing has learned from them. Use the data it'
+        ' was started with, or another --workdir'
+    )
+  path = workdir / 'config.json'
+  if not path.exists():
+    return
+  old = _flat(read_json(path))
+  new = _flat(json.loads(config.to_json()))
+  differ = [
+      f'config.{k} is {old.get(k, "absent")!r} there and'
+      f' {new.get(k, "absent")!r} here'
+      for k in sorted(old.keys() | new.keys())
+      if k.split('.')[0] not in MUTABLE_ON_RESUME and old.get(k) != new.get(k)
+  ]
+  if differ:
+    raise ValueError(
+        f'workdir {workdir} belongs to another config: {"; ".join(differ)}. Use'
+        ' another --workdir, or the config it was started with (only'
+        f' {", ".join(MUTABLE_ON_RESUME)} may differ when a run goes on)'
+    )
+
+
+def write_config(
+    config: ml_collections.ConfigDict, workdir: epath.Path
+) -> None:
+  """Writes the config to the workdir, on the first process."""
+  write_json(workdir / 'config.json', json.loads(config.to_json()))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """`{'a': {'b': 1}}` -> `{'a.b': 1}`."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flat(value, f'{prefix}{key}.')
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
