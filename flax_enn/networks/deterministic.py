@@ -6,10 +6,9 @@ from flax import linen as nn
 import jax
 
 from flax_enn import sharding
-from flax_enn.core import Index, Output
-from flax_enn.indexers import PrngIndexer
+from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.layers import at_least_float32
 
 
 class Deterministic(nn.Module):
@@ -22,8 +21,8 @@ class Deterministic(nn.Module):
   base: nn.Module
 
   @property
-  def indexer(self) -> PrngIndexer:
-    return PrngIndexer()
+  def indexer(self) -> EnsembleIndexer:
+    return EnsembleIndexer(1)
 
   @nn.compact
   def __call__(self, x: Any, index: Index, *, train: bool = False) -> Output:
@@ -31,11 +30,12 @@ class Deterministic(nn.Module):
     del index
     x = sharding.constrain(x, 'base_batch')
     logits, _ = self.base(x, train=train)
-    logits = sharding.constrain(at_least_float32(logits), 'batch')
-    return Output(logits, extra={'base': logits})
+    logits = sharding.constrain(promote_to_float32(logits), 'batch')
+    return Output(logits, base=logits)
 
 
-def example() -> tuple[Deterministic, jax.Array]:
-  """A tiny network with batch norm, for the law tests."""
+def example() -> Example:
+  """A tiny network with batch norm, for the tests of the laws."""
   net = Deterministic(base=ConvNet(classes=3, channels=(2, 3), hidden=4))
-  return net, jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
+  x = jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
+  return Example(net, x, index_free=('base',))

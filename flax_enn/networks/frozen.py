@@ -20,12 +20,12 @@ class Frozen(nn.Module):
   net: nn.Module
 
   @nn.compact
-  def __call__(self, *args: Any, train: bool = False) -> Any:
-    """Calls `net(*args)`; `train` is accepted and has no effect."""
+  def __call__(self, *args: Any, train: bool = False, **kwargs: Any) -> Any:
+    """Calls `net(*args, **kwargs)`; `train` is taken and has no effect."""
     del train
     net = self.net.clone(parent=None, name=None)
     if self.is_initializing() and not self.has_variable('frozen', 'params'):
-      variables = net.init(self.make_rng('frozen'), *args)
+      variables = net.init(self.make_rng('frozen'), *args, **kwargs)
       for collection, values in variables.items():
         self.put_variable('frozen', collection, values)
-    return net.apply(self.variables.get('frozen', {}), *args)
+    return net.apply(self.variables.get('frozen', {}), *args, **kwargs)

@@ -16,13 +16,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from flax_enn.core import Index, promote_to_float32
+
 # Of a computation; None is that of its inputs and parameters, float32.
 Dtype = Any
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-  """Lifts results of a computation in bfloat16 to float32."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def fan_in_init(
@@ -133,7 +130,7 @@ class ProjectedMLP(nn.Module):
       z = jnp.broadcast_to(index, (h.shape[0], *index.shape))
       h = jnp.concatenate([z, h], axis=-1)
     out = IndexContract(self.classes, self.dtype, name='out')(h, index)
-    return at_least_float32(out)
+    return promote_to_float32(out)
 
 
 class BatchNorm(nn.Module):
@@ -167,7 +164,7 @@ class BatchNorm(nn.Module):
     if not train or self.is_initializing():
       factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
       return ((x - mean.value) * factor + bias).astype(dtype)
-    groups = self._split(at_least_float32(x))
+    groups = self._split(promote_to_float32(x))
     axes = tuple(range(1, groups.ndim - 1))
     means = groups.mean(axes, keepdims=True)
     squares = jnp.square(groups).mean(axes, keepdims=True)
@@ -184,8 +181,8 @@ class BatchNorm(nn.Module):
     if size < 1 or x.shape[0] % size:
       raise ValueError(
           f'batch norm over groups of {size} examples cannot divide a batch of'
-          f' {x.shape[0]}; set config.network.base.bn_batch to a divisor of'
-          ' config.batch_size / config.accumulation, or to 0 for all of it'
+          f' {x.shape[0]}; set `bn_batch` to a divisor of that (of batch_size /'
+          ' accumulation in a config), or to 0 for all of it'
       )
     return x.reshape(-1, size, *x.shape[1:])
 
@@ -198,3 +195,15 @@ def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
         ' network takes ONE index; draw it with network.indexer.sample(key, n)'
         ' and map many with flax_enn.over_index'
     )
+
+
+def contract(basis: jax.Array, index: Index) -> jax.Array:
+  """Contracts `[B, C, D]` with `[D]`; unchosen entries cannot spread NaN.
+
+  (0 * NaN is NaN: a one-hot index must not see a member that diverged.)
+  """
+  # Selecting by the index first would make an [N, B, C, D] array of N indices.
+  finite = jnp.isfinite(basis)
+  chosen = jnp.where(finite, basis, 0) @ index
+  broken = (~finite).astype(chosen.dtype) @ jnp.abs(index)
+  return jnp.where(broken > 0, jnp.nan, chosen)

@@ -15,10 +15,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from flax_enn.core import promote_to_float32
 from flax_enn.networks.layers import (
   BatchNorm,
   Dtype,
-  at_least_float32,
   fan_in_init,
 )
 
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
         features[name] = h
     if not thin:
       h = nn.relu(norm(name='final_norm')(h, train=train))
-    pooled = features['pooled'] = at_least_float32(h).mean((1, 2))
+    pooled = features['pooled'] = promote_to_float32(h).mean((1, 2))
     logits = features['logits'] = nn.Dense(
         self.classes, kernel_init=nn.initializers.zeros, name='out'
     )(pooled)
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
     known = _CIFAR | _IMAGENET
     if self.depth not in known:
       raise ValueError(
-          f'depth of ResNet is {self.depth}; set config.network.base.depth to'
+          f'depth of ResNet is {self.depth}; set it to'
           f' one of {sorted(known)}'
       )
     first = 16 if thin else 256
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
     if len(blocks) != len(channels):
       raise ValueError(
           f'ResNet has {len(blocks)} groups by `blocks` and {len(channels)} by'
-          ' `channels`; set config.network.base.blocks and .channels to as many'
+          ' `channels`; set both to as many'
       )
     return thin, list(zip(blocks, channels))
 

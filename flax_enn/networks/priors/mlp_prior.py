@@ -6,12 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.networks.layers import (
-  Dtype,
-  at_least_float32,
-  fan_in_init,
-  per_member,
-)
+from flax_enn.core import promote_to_float32
+from flax_enn.networks.layers import Dtype, fan_in_init, per_member
 
 
 class MLPPrior(nn.Module):
@@ -19,13 +15,11 @@ class MLPPrior(nn.Module):
 
   Gives a network prior variability in its input, which a prior of a base's
   features alone loses where those features saturate (enn:
-  `enn/networks/einsum_mlp.py`). Its weights are never trained: an epinet runs
-  it inside `Frozen`.
+  `enn/networks/einsum_mlp.py`). Its weights are never trained: `WithPrior`
+  runs it inside `Frozen`.
 
   Attributes:
     hiddens: widths of each perceptron's hidden layers.
-    classes: number of outputs C.
-    size: number of perceptrons, the dimension D of the index.
     pool: (window, stride) by which images `[B, H, W, ch]` are averaged first;
       enn's `make_imagenet_mlp_prior` has (10, 5). None leaves x as it is.
     scale: factor on the output.
@@ -33,14 +27,12 @@ class MLPPrior(nn.Module):
   """
 
   hiddens: Sequence[int]
-  classes: int
-  size: int
   pool: tuple[int, int] | None = None
   scale: float = 1.0
   dtype: Dtype = None
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, classes: int, size: int) -> jax.Array:
     """Maps `[B, ...]` to the basis `[B, C, D]`, float32."""
     if self.pool is not None:
       window, stride = self.pool
@@ -48,26 +40,28 @@ class MLPPrior(nn.Module):
         raise ValueError(
             f'MLPPrior got x of shape {x.shape}, expected images [B, H, W, ch]'
             f' at least as large as its pooling window {window}; set'
-            ' config.network.priors.*.pool to (window, stride), or to None'
+            ' `pool` to (window, stride), or to None'
         )
       x = nn.avg_pool(x, (window, window), strides=(stride, stride))
     h = x.reshape(x.shape[0], 1, -1)
-    for i, width in enumerate((*self.hiddens, self.classes)):
+    for i, width in enumerate((*self.hiddens, classes)):
       if i:
         h = nn.relu(h)
-      h = self._dense(width, i, h)
-    return self.scale * at_least_float32(h.swapaxes(1, 2))
+      h = self._dense(width, size, i, h)
+    return self.scale * promote_to_float32(h.swapaxes(1, 2))
 
-  def _dense(self, width: int, i: int, h: jax.Array) -> jax.Array:
+  def _dense(
+      self, width: int, size: int, i: int, h: jax.Array
+  ) -> jax.Array:
     """Maps `[B, D or 1, F]` to `[B, D, width]`, one kernel per perceptron."""
     fan_in = h.shape[-1]
     bias_init = nn.initializers.zeros
     if i == 0:  # so that the perceptrons differ in where their units switch
       bias_init = nn.initializers.truncated_normal(fan_in**-0.5)
     kernel = self.param(
-        f'kernel_{i}', per_member(fan_in_init), (self.size, fan_in, width)
+        f'kernel_{i}', per_member(fan_in_init), (size, fan_in, width)
     )
-    bias = self.param(f'bias_{i}', bias_init, (self.size, width))
+    bias = self.param(f'bias_{i}', bias_init, (size, width))
     h, kernel, bias = nn.dtypes.promote_dtype(
         h, kernel, bias, dtype=self.dtype
     )
