@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from flax_enn.core import Batch, Index
-from flax_enn.losses.noise import Noise, fold_in, normal
+from flax_enn.core import Batch, Index, Indexer
+from flax_enn.losses.data_noise import Noise, fold_in, normal
 
 _DRAWS = {
     'exponential': lambda key: jax.random.exponential(key, dtype=jnp.float32),
@@ -32,6 +32,9 @@ class Bootstrap(Noise):
   1 + sign(b.u) for `bernoulli`; ((b.u)^2 + (c.u)^2) / 2, which is half a
   chi-squared variable of two degrees and so exponential, for `exponential`.
 
+  >>> Bootstrap('poisson')(batch, index, EnsembleIndexer(10)).weight
+  Array([1., 0., 0., 0.], dtype=float32)
+
   Attributes:
     distribution: `exponential` (the Bayesian bootstrap), `bernoulli` (double
       or nothing), `poisson` (resampling), `uniform` (0 to 2).
@@ -40,25 +43,33 @@ class Bootstrap(Noise):
   distribution: str = 'exponential'
 
   def __post_init__(self):
-    super().__post_init__()
-    known = _LINEAR if self.linear else tuple(_DRAWS)
-    if self.distribution not in known:
+    if self.distribution not in _DRAWS:
       raise ValueError(
-          f'there is no bootstrap distribution {self.distribution!r} for'
-          f' {self.indexer or "any index"}; set'
-          f' config.objectives.*.noise.*.distribution to one of {known}'
+          f'distribution is {self.distribution!r}; known: {", ".join(_DRAWS)}'
       )
 
-  def __call__(self, batch: Batch, index: Index) -> Batch:
-    weights = (
-        self._linear_weights(batch, index)
-        if self.linear
-        else jax.vmap(_DRAWS[self.distribution])(self.draw_keys(batch, index))
-    )
+  def __call__(self, batch: Batch, index: Index, indexer: Indexer) -> Batch:
+    """Scales `batch.weight`.
+
+    Raises:
+      ValueError: the index is Gaussian and the distribution is not defined for
+        it, or the index is neither Gaussian, one-hot nor a key.
+    """
+    u = indexer.standardize(index)
+    if u is None:
+      keys = self.pair_keys(batch, index, indexer)
+      weights = jax.vmap(_DRAWS[self.distribution])(keys)
+    else:
+      weights = self._linear_weights(batch, u)
     return batch.replace(weight=batch.weight * weights)
 
-  def _linear_weights(self, batch: Batch, index: Index) -> jax.Array:
-    u = self.standard(index)
+  def _linear_weights(self, batch: Batch, u: jax.Array) -> jax.Array:
+    """`[B]` weights that are functions of projections of u."""
+    if self.distribution not in _LINEAR:
+      raise ValueError(
+          f'distribution is {self.distribution!r}, but the index is Gaussian,'
+          f' which has {" and ".join(_LINEAR)} only'
+      )
     keys = self.example_keys(batch)
     bu = normal(keys, u.shape) @ u
     if self.distribution == 'bernoulli':

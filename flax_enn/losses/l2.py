@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from flax_enn.core import Batch, Index, Output, Variables
+from flax_enn.core import Batch, Output, promote_to_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,21 +15,20 @@ class L2:
 
   The mean and not the sum, so that the loss does not grow with the number of
   outputs. With one output it is enn's `L2Loss`, which knows no other case.
+
+  >>> L2()(Output(jnp.zeros((4, 2))), batch.replace(y=jnp.ones((4, 2))))
+  Array([1., 1., 1., 1.], dtype=float32)
   """
 
-  def __call__(
-      self, output: Output, batch: Batch, index: Index, variables: Variables
-  ) -> jax.Array:
+  def __call__(self, outputs: Output, batch: Batch, **_) -> jax.Array:
     """`[B]` losses of float targets `batch.y` `[B, C]`."""
-    del index, variables
-    preds, y = output.preds, jnp.asarray(batch.y)
+    preds, y = outputs.preds, jnp.asarray(batch.y)
     # Never let [B] broadcast against [B, 1]: that would be [B, B].
     if not jnp.issubdtype(y.dtype, jnp.floating) or y.shape != preds.shape:
       raise ValueError(
           f'L2 found targets {y.dtype}{list(y.shape)} beside outputs'
           f' {list(preds.shape)}; it needs float targets of the shape of the'
-          ' outputs. Take a regression config.dataset, or for class labels'
-          " config.objectives.*.loss=dict(name='xent')"
+          " outputs. For class labels take the loss 'xent', for a likelihood"
+          " with other outputs 'nll'"
       )
-    preds = preds.astype(jnp.promote_types(preds.dtype, jnp.float32))
-    return jnp.square(preds - y).mean(axis=-1)
+    return optax.squared_error(promote_to_float32(preds), y).mean(axis=-1)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from flax_enn.core import Batch, Index, Output, Variables
+from flax_enn.core import Batch, Output, Variables, promote_to_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +15,9 @@ class L2Penalty:
   Priors and pre-trained bases live in the collection `frozen` and are never
   counted. (Weight decay in the optimizer is not this for adaptive optimizers:
   Loshchilov and Hutter, arXiv:1711.05101.)
+
+  >>> L2Penalty(0.5)(output, batch, variables=variables)  # kernel of 4 ones
+  Array(2., dtype=float32)
 
   Attributes:
     scale: factor of the sum of squares, at least 0.
@@ -26,19 +29,16 @@ class L2Penalty:
 
   def __post_init__(self):
     if self.scale < 0:
-      raise ValueError(
-          f'scale is {self.scale}; set config.objectives.*.loss.scale to at'
-          ' least 0'
-      )
+      raise ValueError(f'scale is {self.scale}; set it to at least 0')
 
   def __call__(
-      self, output: Output, batch: Batch, index: Index, variables: Variables
+      self, outputs: Output, batch: Batch, *, variables: Variables, **_
   ) -> jax.Array:
     """`[]`: the penalty, the same for every example and index."""
-    del output, batch, index
+    del outputs, batch
     leaves = jax.tree.leaves_with_path(variables['params'])
     squares = [
-        jnp.sum(jnp.square(p.astype(jnp.promote_types(p.dtype, jnp.float32))))
+        jnp.sum(jnp.square(promote_to_float32(p)))
         for path, p in leaves
         if self.biases or _name(path).endswith('kernel')
     ]

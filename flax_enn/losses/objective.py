@@ -1,18 +1,52 @@
-"""What training minimises: losses with weights, inputs and noise."""
+"""What training minimises: losses with weights, inputs, indices and noise."""
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from flax_enn.core import Batch, Index, Indexer, Output, Variables
+from flax_enn.likelihoods import Likelihood
 
-# [B] for a loss of examples, [] for a penalty; no mean, no weight, no mask.
-Loss = Callable[[Output, Batch, Index, Variables], jax.Array]
 Inputs = Callable[[Batch, jax.Array], Batch]
+Indices = Callable[[Indexer, jax.Array], Index]
+
+
+class Context(struct.PyTreeNode):
+  """What a loss may need to know of the run.
+
+  Attributes:
+    step: `[]` number of steps done.
+    num_examples: in the training split, which a KL term is divided by.
+    likelihood: of the model.
+  """
+
+  step: jax.Array
+  num_examples: int = struct.field(pytree_node=False)
+  likelihood: Likelihood = struct.field(pytree_node=False)
+
+
+class Loss(Protocol):
+  """Scores one function on one batch: no mean, no weight, no mask.
+
+  A loss takes by name what it needs and the rest as `**_`.
+  """
+
+  def __call__(
+      self,
+      outputs: Output,
+      batch: Batch,
+      *,
+      index: Index,
+      variables: Variables,
+      context: Context,
+  ) -> jax.Array:
+    """`[B]` losses of examples, or `[]` for a penalty."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,40 +59,43 @@ class Objective:
   Attributes:
     loss: scores the function at one index, per example.
     weight: factor of the term, a number or a schedule of the step.
-    inputs: `(batch, key) -> batch` the network is asked about, for example
-      fake inputs on which to match a prior; None for the data. Objectives with
-      the same `inputs` share one forward pass.
-    noise: `(batch, index) -> batch`, applied in order: see `Noise`.
-    across: the loss sees the outputs of all indices at once, `[N, ...]`.
+    inputs: `(batch, key) -> batch` that the network is evaluated on, such as
+      fake inputs on which to match a prior; None for the data.
+    indices: `(indexer, key) -> [N, ...]` that it is evaluated at, such as
+      `MeanIndex()`; None for the indices that the step has drawn. Objectives of
+      the same inputs and indices share one forward pass.
+    noise: `(batch, index, indexer) -> batch`, applied in order: see `Noise`.
+    across: the loss sees the outputs of all indices at once, `[N, B, C]`, and
+      `[N, ...]` indices. Then `indices` may be a dict, by name, and the loss
+      gets dicts of outputs and indices of the same names, at the same inputs.
   """
 
-  loss: Loss
+  loss: Loss | Callable[..., jax.Array]
   weight: float | optax.Schedule = 1.0
   inputs: Inputs | None = None
+  indices: Any = None
   noise: tuple[Any, ...] = ()
   across: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, 'noise', tuple(self.noise))
-    if self.across and self.noise:
+    if self.noise and (self.across or self.indices is not None):
       raise ValueError(
-          'an objective with across=True sees all indices at once, and noise is'
-          ' that of one index; set config.objectives.*.noise to None'
+          'noise is that of one index that the step has drawn; leave it out'
+          ' where the loss sees all indices at once (across) or chooses its own'
+          ' (indices)'
+      )
+    if isinstance(self.indices, dict) and not self.across:
+      raise ValueError(
+          f'indices have the names {sorted(self.indices)}, which needs a loss'
+          ' that sees them at once; set across to True'
       )
     seeds = [n.seed for n in self.noise if hasattr(n, 'seed')]
     if len(set(seeds)) < len(seeds):
       raise ValueError(
-          f'the noise of one objective has seeds {seeds}; noise of equal seed'
-          ' is drawn from the same keys, so that it would not be independent;'
-          ' give config.objectives.*.noise.*.seed distinct numbers'
+          f'noise has the seeds {seeds}; noise of equal seed is drawn from the'
+          ' same keys, so that it would not be independent; set distinct seeds'
       )
-
-  def bind(self, indexer: Indexer) -> 'Objective':
-    """The objective whose noise knows which law its index is drawn from."""
-    noise = tuple(
-        n.bind(indexer) if hasattr(n, 'bind') else n for n in self.noise
-    )
-    return dataclasses.replace(self, noise=noise)
 
   def weight_at(self, step: jax.Array) -> jax.Array:
     """The factor of the term at one training step, `[]`."""

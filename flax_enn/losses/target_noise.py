@@ -5,9 +5,9 @@ import math
 
 import jax.numpy as jnp
 
-from flax_enn import indexers
-from flax_enn.core import Batch, Index
-from flax_enn.losses.noise import Noise, normal
+from flax_enn.core import Batch, Index, Indexer
+from flax_enn.indexers import GaussianIndexer
+from flax_enn.losses.data_noise import Noise, normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,10 @@ class TargetNoise(Noise):
   arXiv:1806.03335). For a Gaussian index the shift is std times a random
   projection of it.
 
+  >>> targets = batch.replace(y=jnp.zeros((4, 1)))
+  >>> TargetNoise(0.1)(targets, index, EnsembleIndexer(10)).y[:, 0].round(2)
+  Array([-0.06, -0.1 , -0.05, -0.06], dtype=float32)
+
   Attributes:
     std: standard deviation of the noise, in the units of y.
   """
@@ -27,28 +31,29 @@ class TargetNoise(Noise):
   std: float
 
   def __post_init__(self):
-    super().__post_init__()
     if self.std < 0:
-      raise ValueError(
-          f'std is {self.std}; set config.objectives.*.noise.*.std to at least'
-          ' 0'
-      )
+      raise ValueError(f'std is {self.std}; set it to at least 0')
 
-  def __call__(self, batch: Batch, index: Index) -> Batch:
+  def __call__(self, batch: Batch, index: Index, indexer: Indexer) -> Batch:
+    """Shifts `batch.y`.
+
+    Raises:
+      ValueError: the targets are not floats `[B, C]`, or the index is neither
+        Gaussian, one-hot nor a key.
+    """
     y = jnp.asarray(batch.y)
     if not jnp.issubdtype(y.dtype, jnp.floating) or y.ndim != 2:
       raise ValueError(
           f'TargetNoise found targets {y.dtype}{list(y.shape)}; it shifts float'
-          ' targets [B, C]. Take it out of config.objectives.*.noise, or take a'
-          ' regression config.dataset'
+          ' targets [B, C]: leave it out where labels are classes'
       )
     outputs = y.shape[1:]
-    if not self.linear:
-      keys = self.draw_keys(batch, index)
+    u = indexer.standardize(index)
+    if u is None:
+      keys = self.pair_keys(batch, index, indexer)
       return batch.replace(y=y + self.std * normal(keys, outputs))
-    u = self.standard(index)
     b = normal(self.example_keys(batch), outputs + u.shape)
-    if isinstance(self.indexer, indexers.GaussianIndexer):
+    if isinstance(indexer, GaussianIndexer):
       # As in enn: on the sphere the standard deviation is std for every b.
       norm = jnp.linalg.norm(b, axis=-1, keepdims=True)
       b *= math.sqrt(u.shape[0]) / norm
