@@ -1,4 +1,4 @@
-"""Calibration: whether what is said with confidence p is right so often."""
+"""Calibration: whether predictions of confidence p are right that often."""
 
 from typing import Any, Self
 
@@ -7,7 +7,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from flax_enn.metrics.moments import ClassificationMoments
+from flax_enn.metrics.predictive import PredictiveStats
 
 
 @struct.dataclass
@@ -17,6 +17,10 @@ class ECE(metrics.Metric):
   The confidence of an example is the highest mean probability over indices.
   Bins are half-open, `[lower, upper)`; the last holds confidence exactly 1 too.
   Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+
+  >>> ece = ECE.from_model_output(predictive, batch.y, batch.mask, num_bins=4)
+  >>> ece.compute().round(2)
+  Array(0.15, dtype=float32)
 
   Attributes:
     count: `[bins]` examples in each bin.
@@ -35,16 +39,16 @@ class ECE(metrics.Metric):
   @classmethod
   def from_model_output(
       cls,
-      moments: ClassificationMoments,
+      predictive: PredictiveStats,
       y: jax.Array,
       mask: jax.Array,
       num_bins: int = 15,
       **_: Any,
   ) -> Self:
     """Bins the examples of one batch."""
-    log_probs = moments.mean_log_probs
-    confidence = jnp.exp(log_probs.max(-1))
-    correct = (log_probs.argmax(-1) == y).astype(jnp.float32)
+    probs = predictive.preds
+    confidence = probs.max(-1)
+    correct = (probs.argmax(-1) == y).astype(jnp.float32)
     edges = jnp.linspace(0.0, 1.0, num_bins + 1)
     # Inner edges only, so that 1 falls into the last bin.
     bins = jax.nn.one_hot(jnp.digitize(confidence, edges[1:-1]), num_bins)

@@ -1,4 +1,4 @@
-"""Metrics of one example at a time, un-reduced: `(moments, y, mask) -> [B]`."""
+"""Metrics of one example at a time, un-reduced: `(predictive, y, …) -> [B]`."""
 
 from typing import Any
 
@@ -7,36 +7,48 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from flax_enn.metrics.moments import (
-    ClassificationMoments,
-    IndexMoments,
-    RegressionMoments,
-)
+from flax_enn.metrics.predictive import PredictiveStats
 
 
-def nll(moments: IndexMoments, **_: Any) -> jax.Array:
-  """`[B]` marginal log-loss `-log mean_z p(y | x, z)`, in nats."""
-  return -moments.mean(moments.marginal)
+def nll(predictive: PredictiveStats, **_: Any) -> jax.Array:
+  """`[B]` marginal log-loss `-log mean_z p(y | x, z)`, in nats.
+
+  >>> nll(predictive).round(2)  # mean probability of y: 0.6, 0.7, 0.3, 0.4
+  Array([0.51, 0.36, 1.2 , 0.92], dtype=float32)
+  """
+  return -predictive.log_mean(predictive.marginal)
 
 
 def accuracy(
-    moments: ClassificationMoments, y: jax.Array, **_: Any
+    predictive: PredictiveStats, y: jax.Array, **_: Any
 ) -> jax.Array:
-  """`[B]` 1 where the label has the highest mean probability, else 0."""
-  return (moments.log_probs.argmax(-1) == y).astype(jnp.float32)
+  """`[B]` 1 where the label has the highest mean probability, else 0.
+
+  >>> accuracy(predictive, batch.y)
+  Array([1., 1., 0., 0.], dtype=float32)
+  """
+  return (predictive.preds.argmax(-1) == y).astype(jnp.float32)
 
 
-def brier(moments: ClassificationMoments, y: jax.Array, **_: Any) -> jax.Array:
-  """`[B]` squared error of the mean probabilities, summed over the classes."""
-  probs = jnp.exp(moments.mean_log_probs)
+def brier(predictive: PredictiveStats, y: jax.Array, **_: Any) -> jax.Array:
+  """`[B]` squared error of the mean probabilities, summed over the classes.
+
+  >>> brier(predictive, batch.y).round(2)
+  Array([0.32, 0.18, 0.98, 0.72], dtype=float32)
+  """
+  probs = predictive.preds
   return jnp.square(probs - jax.nn.one_hot(y, probs.shape[-1])).sum(-1)
 
 
 def squared_error(
-    moments: RegressionMoments, y: jax.Array, **_: Any
+    predictive: PredictiveStats, y: jax.Array, **_: Any
 ) -> jax.Array:
-  """`[B]` squared error of the mean over indices, averaged over the outputs."""
-  return jnp.square(moments.mean_preds - y).mean(-1)
+  """`[B]` squared error of the mean over indices, averaged over the outputs.
+
+  >>> squared_error(predictive, jnp.zeros((4, 2))).round(2)  # of probabilities
+  Array([0.26, 0.29, 0.29, 0.26], dtype=float32)
+  """
+  return jnp.square(predictive.preds - y).mean(-1)
 
 
 @struct.dataclass
