@@ -1,14 +1,21 @@
 """Data sets by name, and streams of `Batch`es from them."""
 
-from flax_enn.data.base import Dataset, Element, HeldOut, Source
-from flax_enn.data.loader import eval_batches, prefetch, train_batches
+from flax_enn.data.base import ArraySource, Dataset, DataSpec, Element, Source
+from flax_enn.data.batching import abstract_batch
+from flax_enn.data.loader import Loader, prefetch
+from flax_enn.data.preprocess import Identity, Pixels, Preprocess, Standardize
 
 __all__ = [
+    'ArraySource',
+    'DataSpec',
     'Dataset',
     'Element',
-    'HeldOut',
+    'Identity',
+    'Loader',
+    'Pixels',
+    'Preprocess',
     'Source',
-    'eval_batches',
+    'Standardize',
+    'abstract_batch',
     'prefetch',
-    'train_batches',
 ]

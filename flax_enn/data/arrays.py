@@ -2,20 +2,28 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 import zipfile
 
 from etils import epath
+import jax
 import numpy as np
 
 from flax_enn.data.augmentation import random_crop, random_flip
-from flax_enn.data.base import Element, HeldOut, InMemory
+from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.preprocess import (
+    Identity,
+    Pixels,
+    Preprocess,
+    Standardize,
+)
+from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
 KEYS = ('x_train', 'y_train', 'x_test', 'y_test')
 
 
 @dataclasses.dataclass(frozen=True)
-class Arrays(HeldOut):
+class Arrays(Dataset):
   """`x_train, y_train, x_test, y_test` of a file that `np.savez` wrote.
 
   Bytes (uint8) in `x` are scaled to [0, 1], and grey images of bytes
@@ -40,65 +48,66 @@ class Arrays(HeldOut):
   flip: bool = False
   standardize: bool = False
 
-  @property
-  def task(self) -> str:
-    """See `Dataset`."""
-    return 'classification' if self._train.y.ndim == 1 else 'regression'
+  learns: ClassVar[bool] = True
 
   @property
-  def classes(self) -> int:
-    """See `Dataset`."""
+  def likelihood(self) -> Likelihood:
     y = self._train.y
     if y.ndim > 1:
-      return y.shape[1]
-    return self.num_classes or int(y.max()) + 1
+      return Gaussian(y.shape[1], scale=self.noise_std)
+    return Categorical(self.num_classes or int(y.max()) + 1)
 
   @property
-  def shape(self) -> tuple[int, ...]:
-    """See `Dataset`."""
-    return self._train.x.shape[1:]
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(self._train.x.shape[1:], np.float32)
 
   @property
-  def _train(self) -> InMemory:
+  def _train(self) -> ArraySource:
     return self._splits['train']
 
-  def load(self, split: str) -> InMemory:
-    """See `HeldOut`."""
-    self._check_images(self._train.x)
+  def load(self, split: str) -> ArraySource:
     return self._splits[split]
 
-  def preprocess(self, element: Element) -> Element:
-    """See `Dataset`."""
+  @functools.cached_property
+  def preprocess(self) -> Preprocess:
+    x, pixels = self._train.x, self._train.x.dtype == np.uint8
     if not self.standardize:
-      return element
+      return Pixels(x.shape[1:]) if pixels else Identity()
     mean, std = self._moments
-    return {**element, 'x': (element['x'] - mean) / std}
+    if pixels:
+      return Pixels(x.shape[1:], mean=mean, std=std)
+    return Standardize(mean, std)
 
-  def augment(self, element: Element, rng: np.random.Generator) -> Element:
-    """See `Dataset`."""
-    element = self.preprocess(element)
-    x = random_crop(element['x'], self.padding, rng)
-    return {**element, 'x': random_flip(x, rng) if self.flip else x}
+  def augment(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    x = random_crop(self.preprocess(x), self.padding, rng)
+    return random_flip(x, rng) if self.flip else x
 
   def __getstate__(self) -> dict[str, Any]:
-    state = super().__getstate__()
-    # Or each worker would read the whole file again.
-    return {**state, '_moments': self._moments} if self.standardize else state
+    # With what was learned, or each worker would read the whole file again.
+    return {**super().__getstate__(), 'preprocess': self.preprocess}
 
   @functools.cached_property
-  def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+  def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation `[channels]` of training images as they are read."""
     x = self._train.x
     mean = x.mean(axis=(0, 1, 2), dtype=np.float64)
     # One image at a time: all of them as float64 may not fit in memory.
     squares = [np.square(image - mean).mean(axis=(0, 1)) for image in x]
+    # Exact: float64 sums 2**29 equal values of float32 without rounding.
+    constant = np.flatnonzero(np.equal(np.mean(squares, axis=0), 0))
+    if len(constant):
+      raise ValueError(
+          f'standardize is True, but in x_train of {self.path!r} the channels'
+          f' {constant.tolist()} have one value only; leave them out of the'
+          ' file or set it to False'
+      )
     moments = np.stack([mean, np.sqrt(np.mean(squares, axis=0))])
     unit = 255 if x.dtype == np.uint8 else 1
-    mean, std = (moments / unit).astype(np.float32)
-    return mean, std
+    mean, std = (moments / unit).astype(np.float32).tolist()
+    return tuple(mean), tuple(std)
 
   @functools.cached_property
-  def _splits(self) -> dict[str, InMemory]:
+  def _splits(self) -> dict[str, ArraySource]:
     """Both splits, read and checked once."""
     arrays = self._read()
     splits = {}
@@ -111,10 +120,17 @@ class Arrays(HeldOut):
             f' {list(arrays[y].shape)}; expected as many examples in both, and'
             ' at least one'
         )
-      splits[split] = InMemory(
-          self._inputs(x, arrays[x]), self._targets(y, arrays[y])
+      weight = arrays.get(f'weight_{split}')
+      if weight is not None and weight.shape != arrays[y].shape[:1]:
+        raise self._error(
+            f'weight_{split} of shape {list(weight.shape)}; expected one weight'
+            f' for each of {len(arrays[y])} examples'
+        )
+      splits[split] = ArraySource(
+          self._inputs(x, arrays[x]), self._targets(y, arrays[y]), weight
       )
     train, test = splits['train'], splits['test']
+    self._check_images(train.x)
     for name, a, b in (('x', train.x, test.x), ('y', train.y, test.y)):
       if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
         raise self._error(
@@ -125,7 +141,7 @@ class Arrays(HeldOut):
       return splits
     self._check_labels(train.y, test.y)
     return {
-        split: InMemory(source.x, source.y.astype(np.int32))
+        split: ArraySource(source.x, source.y.astype(np.int32), source.weight)
         for split, source in splits.items()
     }
 
@@ -186,7 +202,7 @@ class Arrays(HeldOut):
     if self.num_classes is None and len(gaps):
       raise self._error(
           f'labels up to {found[-1]} in y_train (example {train.argmax()}), but'
-          f' never {gaps[0]}; set config.dataset.num_classes if that is right'
+          f' never {gaps[0]}; set num_classes if that is right'
       )
     classes = self.num_classes or int(train.max()) + 1
     for name, y in (('y_train', train), ('y_test', test)):
@@ -195,7 +211,7 @@ class Arrays(HeldOut):
         raise self._error(
             f'the label {y[bad[0]]} in {name} (example {bad[0]}), but labels'
             f' are 0 to {classes - 1}; correct it or set'
-            ' config.dataset.num_classes'
+            ' num_classes'
         )
 
   def _check_images(self, x: np.ndarray) -> None:
@@ -204,26 +220,16 @@ class Arrays(HeldOut):
       value = getattr(self, field)
       if value and x.ndim != 4:
         raise ValueError(
-            f'config.dataset.{field} is {value}, which is for images'
+            f'{field} is {value}, which is for images'
             f' [B, height, width, channels], but x_train in {self.path!r} is'
             f' of shape {list(x.shape)}; leave it out'
         )
     if self.padding and not 0 <= self.padding <= min(x.shape[1:3]):
       raise ValueError(
-          f'config.dataset.padding is {self.padding}; it is a number of pixels,'
+          f'padding is {self.padding}; it is a number of pixels,'
           f' from 0 to {min(x.shape[1:3])} for images of shape'
           f' {list(x.shape[1:])}'
       )
-    if not self.standardize:
-      return
-    # Exact: float64 sums 2**29 equal values of float32 without rounding.
-    constant = np.flatnonzero(self._moments[1] == 0)
-    if len(constant):
-      raise ValueError(
-          'config.dataset.standardize is True, but in x_train of'
-          f' {self.path!r} the channels {constant.tolist()} have one value'
-          ' only; leave them out of the file or set it to False'
-      )
 
   def _error(self, found: str) -> ValueError:
-    return ValueError(f'config.dataset.path is {self.path!r}: {found}')
+    return ValueError(f'path is {self.path!r}: {found}')

@@ -1,15 +1,18 @@
-"""What a data set is: numbered examples that can be read in any order."""
+"""What a data set is: examples of a split, and what a network sees of them."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import jax
 import numpy as np
 
-Element = dict[str, Any]
+from flax_enn.data.preprocess import IDENTITY, Preprocess
+from flax_enn.likelihoods import Likelihood
 
-SPLITS = ('train', 'validation', 'test')
+# `x`, `y`, and where the data have one `weight`, of one example.
+Element = Mapping[str, Any]
 
 
 class Source(Protocol):
@@ -20,170 +23,103 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Element: ...
 
 
-class Dataset(Protocol):
-  """What the loader, the trainer and the evaluation know of a data set.
-
-  A frozen dataclass whose fields are those of `config.dataset`.
-  """
-
-  @property
-  def task(self) -> str:
-    """`'classification'` or `'regression'`."""
-    ...
-
-  @property
-  def classes(self) -> int:
-    """C: classes, or outputs of a regression."""
-    ...
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """Shape of one x, without the axis B."""
-    ...
-
-  @property
-  def noise_std(self) -> float:
-    """Standard deviation of the targets of a regression around their mean."""
-    ...
-
-  def source(self, split: str) -> Source:
-    """Examples of `'train'`, `'validation'` or `'test'`.
-
-    Each is `{'x': ..., 'y': ..., 'id': int32}`, with x as it is stored; the id
-    is the number of the example in its split.
-
-    Raises:
-      ValueError: the split does not exist or has no examples.
-    """
-    ...
-
-  def preprocess(self, element: Element) -> Element:
-    """Makes of an example what the network sees of it in evaluation."""
-    ...
-
-  def augment(self, element: Element, rng: np.random.Generator) -> Element:
-    """The same for training, at random; draws from `rng` alone."""
-    ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldOut(abc.ABC):
-  """A data set with two splits, of which the first gives a third.
-
-  The part of the training split that is kept out of training is chosen by a
-  fixed permutation: it depends on no seed, and a larger part holds a smaller.
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """All that a model needs to know of its data; a run keeps it in its folder.
 
   Attributes:
-    holdout: fraction of the training split served as `'validation'` instead.
+    input_spec: shape and dtype of one x as the network takes it, a pytree of
+      `jax.ShapeDtypeStruct`s without the axis B.
+    likelihood: what y is.
+    preprocess: from x as it is stored to x as the network takes it.
+    class_names: of each class, or nothing.
   """
 
-  holdout: float = 0.0
+  input_spec: Any
+  likelihood: Likelihood
+  preprocess: Preprocess = IDENTITY
+  class_names: tuple[str, ...] = ()
 
-  def __post_init__(self):
-    if not 0 <= self.holdout < 1:
-      raise ValueError(
-          f'config.dataset.holdout is {self.holdout}; it is the fraction of the'
-          ' training split to keep out of training: at least 0 and below 1'
-      )
+
+@dataclasses.dataclass(frozen=True)
+class Dataset(abc.ABC):
+  """A data set: a frozen dataclass whose fields are those of `config.dataset`.
+
+  Everything but `load` answers without opening a file, unless `learns` is True.
+
+  Attributes:
+    learns: whether files must be read to know the spec.
+  """
+
+  learns: ClassVar[bool] = False
 
   @property
-  def noise_std(self) -> float:
-    """See `Dataset`; of no meaning where labels are classes."""
-    return 1.0
+  @abc.abstractmethod
+  def input_spec(self) -> Any:
+    """Shape and dtype of one x as the network takes it, see `DataSpec`."""
+
+  @property
+  @abc.abstractmethod
+  def likelihood(self) -> Likelihood:
+    """What y is; `config.likelihood` may say otherwise."""
 
   @abc.abstractmethod
   def load(self, split: str) -> Source:
-    """Examples `{'x': ..., 'y': ...}` of the whole `'train'` or `'test'`."""
+    """Examples of `'train'` or `'test'`, with x as it is stored.
 
-  def preprocess(self, element: Element) -> Element:
-    """See `Dataset`; changes nothing here."""
-    return element
+    Raises:
+      ValueError: they cannot be read; which field of the data set to change.
+    """
 
-  def augment(self, element: Element, rng: np.random.Generator) -> Element:
-    """See `Dataset`; the same as in evaluation here."""
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of each class, or nothing."""
+    return ()
+
+  @property
+  def preprocess(self) -> Preprocess:
+    """From x as it is stored to x as the network takes it."""
+    return IDENTITY
+
+  def augment(self, x: Any, rng: np.random.Generator) -> Any:
+    """The same for training, at random; draws from `rng` alone."""
     del rng
-    return self.preprocess(element)
+    return self.preprocess(x)
 
-  def source(self, split: str) -> Source:
-    """See `Dataset`."""
-    if split not in SPLITS:
-      raise ValueError(f'there is no split {split!r}; the splits are {SPLITS}')
-    if split == 'test':
-      examples = self.load('test')
-      return Numbered(examples, range(len(examples)))
-    examples = self.load('train')
-    held = round(self.holdout * len(examples))
-    # The stream of RandomState is frozen for all versions of numpy (NEP 19).
-    order = np.random.RandomState(0).permutation(len(examples))
-    rows = order[:held] if split == 'validation' else np.sort(order[held:])
-    if not len(rows):
-      raise ValueError(
-          f'the split {split!r} is empty: config.dataset.holdout is'
-          f' {self.holdout}, which keeps {held} of {len(examples)} examples out'
-          ' of training'
-      )
-    return Numbered(examples, rows)
+  @property
+  def spec(self) -> DataSpec:
+    """What a model needs to know of the data."""
+    return DataSpec(
+        self.input_spec, self.likelihood, self.preprocess, self.class_names
+    )
 
   def __getstate__(self) -> dict[str, Any]:
     # Fields only: what was read and cached does not travel to workers.
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Numbered:
-  """Some rows of a source, numbered from 0.
-
-  Attributes:
-    examples: the source.
-    rows: which of its examples, in which order.
-  """
-
-  examples: Source
-  rows: Sequence[int] | np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def __getitem__(self, index: int) -> Element:
-    return {**self.examples[int(self.rows[index])], 'id': np.int32(index)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessed:
-  """A source whose examples are as evaluation sees them.
-
-  Attributes:
-    examples: the source.
-    dataset: whose `preprocess` is applied.
-  """
-
-  examples: Source
-  dataset: Dataset
-
-  def __len__(self) -> int:
-    return len(self.examples)
-
-  def __getitem__(self, index: int) -> Element:
-    return self.dataset.preprocess(self.examples[index])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class InMemory:
-  """Examples in two arrays.
+class ArraySource:
+  """Examples in arrays.
 
   Attributes:
-    x: `[B, ...]` inputs; bytes are brought to [0, 1] when they are read.
+    x: `[B, ...]` inputs, an array or a pytree of arrays.
     y: `[B]` labels or `[B, C]` targets.
+    weight: `[B]` weights of the examples, or None.
   """
 
-  x: np.ndarray
+  x: Any
   y: np.ndarray
+  weight: np.ndarray | None = None
 
   def __len__(self) -> int:
-    return len(self.x)
+    return len(self.y)
 
   def __getitem__(self, index: int) -> Element:
-    x = self.x[index]
-    if x.dtype == np.uint8:
-      x = np.divide(x, 255, dtype=np.float32)
-    return {'x': x, 'y': self.y[index]}
+    element = {
+        'x': jax.tree.map(lambda leaf: leaf[index], self.x),
+        'y': self.y[index],
+    }
+    if self.weight is not None:
+      element['weight'] = self.weight[index]
+    return element

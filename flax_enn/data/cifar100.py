@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from flax_enn.data.cifar10 import Cifar10
+from flax_enn.likelihoods import Categorical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,4 +19,7 @@ class Cifar100(Cifar10):
   cutout: int = 16
 
   tfds_name: ClassVar[str] = 'cifar100:3.*.*'
-  classes: ClassVar[int] = 100
+
+  @property
+  def likelihood(self) -> Categorical:
+    return Categorical(100)

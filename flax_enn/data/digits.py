@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
 
+import jax
 import numpy as np
 
-from flax_enn.data.base import HeldOut, InMemory
-from flax_enn.data.tfds_images import TfdsImages
+from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.preprocess import Pixels
+from flax_enn.data.tfds_images import load_pixels
+from flax_enn.likelihoods import Categorical
 
 
 @dataclasses.dataclass(frozen=True)
-class Digits(HeldOut):
+class Digits(Dataset):
   """1,437 training and 360 test images [8, 8, 1] in [0, 1], of 10 classes.
 
   Attributes:
@@ -20,28 +22,26 @@ class Digits(HeldOut):
 
   data_dir: str | None = None
 
-  task: ClassVar[str] = 'classification'
-  classes: ClassVar[int] = 10
-  shape: ClassVar[tuple[int, ...]] = (8, 8, 1)
+  @property
+  def likelihood(self) -> Categorical:
+    return Categorical(10)
 
-  def load(self, split: str) -> InMemory:
-    """See `HeldOut`."""
+  @property
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((8, 8, 1), np.float32)
+
+  @property
+  def preprocess(self) -> Pixels:
+    return Pixels((8, 8, 1))
+
+  def load(self, split: str) -> ArraySource:
     return self._splits[split]
 
   @functools.cached_property
-  def _splits(self) -> dict[str, InMemory]:
+  def _splits(self) -> dict[str, ArraySource]:
     """Decoded once, as they are small."""
     prepare(self.data_dir)
-    images = TfdsImages(tfds_name='sklearn_digits', data_dir=self.data_dir)
-    splits = {}
-    for split in ('train', 'test'):
-      source = images.load(split)
-      elements = [source[i] for i in range(len(source))]
-      splits[split] = InMemory(
-          np.stack([e['x'] for e in elements]),
-          np.stack([e['y'] for e in elements]),
-      )
-    return splits
+    return load_pixels('sklearn_digits', self.data_dir, self.preprocess)
 
 
 def prepare(data_dir: str | None) -> None:
@@ -58,6 +58,5 @@ def prepare(data_dir: str | None) -> None:
   except OSError as e:
     if not SklearnDigits(data_dir=data_dir).is_prepared():
       raise ValueError(
-          f'config.dataset.data_dir is {data_dir!r}: cannot prepare'
-          f' {builder.data_dir}: {e}'
+          f'data_dir is {data_dir!r}: cannot prepare {builder.data_dir}: {e}'
       ) from e

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
-from flax_enn.data.base import HeldOut, InMemory
+from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
 
 @dataclasses.dataclass(frozen=True)
-class Fake(HeldOut):
+class Fake(Dataset):
   """Normal inputs with labels or targets that know nothing of them.
 
   Attributes:
@@ -17,7 +19,7 @@ class Fake(HeldOut):
     task: `'classification'` or `'regression'`.
     n_train: examples in the training split.
     n_test: examples in the test split.
-    noise_std: see `Dataset`.
+    noise_std: of a regression, standard deviation of the noise of targets.
     seed: of the data.
   """
 
@@ -30,18 +32,28 @@ class Fake(HeldOut):
   seed: int = 0
 
   def __post_init__(self):
-    super().__post_init__()
     if self.task not in ('classification', 'regression'):
       raise ValueError(
-          f"config.dataset.task is {self.task!r}; it is 'classification' or"
+          f"task is {self.task!r}; it is 'classification' or"
           " 'regression'"
       )
 
-  def load(self, split: str) -> InMemory:
-    """See `HeldOut`."""
+  @property
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(self.shape), np.float32)
+
+  @property
+  def likelihood(self) -> Likelihood:
+    if self.task == 'classification':
+      return Categorical(self.classes)
+    return Gaussian(self.classes, scale=self.noise_std)
+
+  def load(self, split: str) -> ArraySource:
     n = self.n_train if split == 'train' else self.n_test
     rng = np.random.RandomState([self.seed, split == 'train'])
     x = rng.normal(size=(n, *self.shape)).astype(np.float32)
     if self.task == 'classification':
-      return InMemory(x, rng.randint(self.classes, size=n).astype(np.int32))
-    return InMemory(x, rng.normal(size=(n, self.classes)).astype(np.float32))
+      y = rng.randint(self.classes, size=n).astype(np.int32)
+    else:
+      y = rng.normal(size=(n, self.classes)).astype(np.float32)
+    return ArraySource(x, y)

@@ -1,13 +1,18 @@
 """ImageNet with enn's preprocessing. See docs/imagenet.md."""
 
 import dataclasses
-from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from flax_enn.data import jpeg
-from flax_enn.data.base import Element, HeldOut, Source
-from flax_enn.data.tfds_images import encoded, prepared
+from flax_enn.data.base import Dataset
+from flax_enn.data.tfds_images import (
+    EncodedSource,
+    load_builder,
+    open_split,
+)
+from flax_enn.likelihoods import Categorical
 
 NAME = 'imagenet2012:5.*.*'
 
@@ -17,7 +22,7 @@ STD = np.array([0.229 * 255, 0.224 * 255, 0.225 * 255], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Imagenet2012(HeldOut):
+class Imagenet2012(Dataset):
   """1,281,167 training and 50,000 test images of 1,000 classes.
 
   The test split is what ImageNet calls its validation set, whose labels are
@@ -46,74 +51,77 @@ class Imagenet2012(HeldOut):
   aspect: tuple[float, float] = (3 / 4, 4 / 3)
   flip: bool = True
 
-  task: ClassVar[str] = 'classification'
-  classes: ClassVar[int] = 1000
+  @property
+  def likelihood(self) -> Categorical:
+    return Categorical(1000)
 
   def __post_init__(self):
-    super().__post_init__()
     if self.image_size < 1 or self.padding < 0:
       raise ValueError(
-          f'config.dataset.image_size is {self.image_size} and'
-          f' config.dataset.padding {self.padding}; they are numbers of pixels,'
-          ' at least 1 and 0'
+          f'image_size is {self.image_size} and padding {self.padding}; they'
+          ' are numbers of pixels, at least 1 and 0'
       )
     for field, most in (('area', 1.0), ('aspect', np.inf)):
       low, high = getattr(self, field)
       if not 0 < low <= high <= most:
         raise ValueError(
-            f'config.dataset.{field} is {(low, high)}; it is the least and the'
-            f' largest: above 0, in this order, at most {most}'
+            f'{field} is {(low, high)}; it is the least and the largest: above'
+            f' 0, in this order, at most {most}'
         )
     if self.area[1] < jpeg.LEAST_AREA:
       raise ValueError(
-          f'config.dataset.area is {self.area}, but training crops are never'
-          f' smaller than {jpeg.LEAST_AREA}; set its second number to more'
+          f'area is {self.area}, but training crops are never smaller than'
+          f' {jpeg.LEAST_AREA}; set its second number to more'
       )
 
   @property
-  def shape(self) -> tuple[int, ...]:
-    """See `Dataset`."""
-    return self.image_size, self.image_size, 3
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+        (self.image_size, self.image_size, 3), np.float32
+    )
 
-  def load(self, split: str) -> Source:
-    """See `HeldOut`; x is the bytes of a JPEG."""
-    builder = prepared(
+  def load(self, split: str) -> EncodedSource:
+    """See `Dataset`; x is the bytes of a JPEG."""
+    builder = load_builder(
         NAME, self.data_dir, see='docs/imagenet.md has every step.'
     )
     jpeg.tensorflow()  # raises here, and not in the first batch
     names = {'train': self.train_split, 'test': self.test_split}
-    return Jpegs(encoded(builder, split, names[split]))
+    return EncodedSource(open_split(builder, split, names[split]))
 
-  def preprocess(self, element: Element) -> Element:
-    """See `Dataset`: the central crop."""
-    return self._cropped(element, None)
+  @property
+  def preprocess(self) -> 'CentralCrop':
+    return CentralCrop(self.image_size, self.padding)
 
-  def augment(self, element: Element, rng: np.random.Generator) -> Element:
-    """See `Dataset`: a random crop, and a flip."""
-    return self._cropped(element, rng)
+  def augment(self, x: bytes, rng: np.random.Generator) -> np.ndarray:
+    """A random crop, and a flip."""
+    window = jpeg.random_window(*jpeg.shape(x), self.area, self.aspect, rng)
+    if window is None:
+      image = self.preprocess(x)
+    else:
+      image = normalised(jpeg.decode(x, window, self.image_size))
+    return mirrored(image) if self.flip and rng.random() < 0.5 else image
 
-  def _cropped(
-      self, element: Element, rng: np.random.Generator | None
-  ) -> Element:
-    try:
-      height, width = jpeg.shape(element['x'])
-      window = None
-      if rng is not None:
-        window = jpeg.random_window(height, width, self.area, self.aspect, rng)
-      if window is None:
-        window = jpeg.central_window(
-            height, width, self.image_size, self.padding
-        )
-      x = jpeg.decode(element['x'], window, self.image_size)
-    except ValueError as e:
-      raise ValueError(
-          f'the image with id {element["id"]} of {self} is {e}. Prepare the'
-          ' data set anew, or repair this record'
-      ) from e
-    x = normalised(x)
-    if rng is not None and self.flip and rng.random() < 0.5:
-      x = mirrored(x)
-    return {**element, 'x': x}
+
+@dataclasses.dataclass(frozen=True)
+class CentralCrop:
+  """The middle of a JPEG, with channels of about mean 0 and deviation 1.
+
+  Attributes:
+    image_size: side of the result.
+    padding: margin around it, both sides together, on an image whose shorter
+      side is image_size + padding.
+  """
+
+  image_size: int = 224
+  padding: int = 32
+
+  def __call__(self, x: bytes) -> np.ndarray:
+    """`[image_size, image_size, 3]` float32 of the bytes of a JPEG."""
+    window = jpeg.central_window(
+        *jpeg.shape(x), self.image_size, self.padding
+    )
+    return normalised(jpeg.decode(x, window, self.image_size))
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
@@ -131,21 +139,3 @@ def mirrored(x: np.ndarray) -> np.ndarray:
   for channel in range(x.shape[-1]):  # pixel by pixel takes five times as long
     copy[..., channel] = x[:, ::-1, channel]
   return copy
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Jpegs:
-  """Records of TFDS as encoded images with their labels.
-
-  Attributes:
-    records: source of examples with the features `image` and `label`.
-  """
-
-  records: Any
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  def __getitem__(self, index: int) -> Element:
-    record = self.records[index]
-    return {'x': record['image'], 'y': np.int32(record['label'])}

@@ -1,7 +1,7 @@
 """Streams of batches from a data set, the same on any number of hosts.
 
 The global batch s of training is the global positions [s B, (s + 1) B) of one
-endless stream of shuffled epochs, and host h of H holds the rows
+endless stream of shuffled epochs, and shard h of H holds the rows
 [h B / H, (h + 1) B / H) of it. Order and augmentation are a pure function of
 the seed and the global position, so that a step alone restores the stream.
 
@@ -11,6 +11,7 @@ keeps what it runs under `if __name__ == '__main__':`.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
+import dataclasses
 from typing import Any, TypeVar
 import weakref
 
@@ -19,112 +20,242 @@ import jax
 import numpy as np
 
 from flax_enn.core import Batch
-from flax_enn.data.base import Dataset, Preprocessed
-from flax_enn.data.collate import Collate, Padded
+from flax_enn.data.base import Dataset, DataSpec, Element, Source
+from flax_enn.data.batching import Batcher, Padded
 
 T = TypeVar('T')
+
+SPLITS = ('train', 'validation', 'test')
 
 # Grain is imported where it is used: it takes as long to import as JAX.
 
 
-def train_batches(
-    dataset: Dataset,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-    workers: int = 0,
-    read_ahead: int = 16,
-    host: int = 0,
-    hosts: int = 1,
-) -> Iterator[Batch]:
-  """Streams this host's share of the training batches, without end.
+@dataclasses.dataclass(frozen=True)
+class Loader:
+  """How a data set is read.
 
-  Every epoch visits each example once, in an order of its own; a batch may
-  begin in one epoch and end in the next.
-
-  Args:
-    dataset: what to read.
-    batch_size: B, examples in a batch over all hosts.
-    seed: of order and augmentation.
-    start: number of batches to skip, at no cost.
+  Attributes:
+    holdout: fraction of the training split that is served as `'validation'`
+      instead.
     workers: processes that read; 0 reads in threads of this one.
     read_ahead: batches to have ready.
-    host: number of this host.
-    hosts: how many there are.
-
-  Returns:
-    Batches of numpy arrays `[B / hosts, ...]`.
-
-  Raises:
-    ValueError: a batch size that cannot be had, at once; and, while reading,
-      labels that are no class and values that are not finite.
+    shard_index: which shard of every batch is read here.
+    shard_count: how many there are.
   """
-  import grain
 
-  source = dataset.source('train')
-  rows = _rows(batch_size, hosts)
-  if batch_size > len(source):
-    raise ValueError(
-        f'config.batch_size is {batch_size}, but the training split of'
-        f' {dataset} has {len(source)} examples; set config.batch_size to that'
-        ' or less'
+  holdout: float = 0.0
+  workers: int = 0
+  read_ahead: int = 16
+  shard_index: int = 0
+  shard_count: int = 1
+
+  def __post_init__(self):
+    if not 0 <= self.holdout < 1:
+      raise ValueError(
+          f'holdout is {self.holdout}; it is the fraction of the training split'
+          ' to keep out of training: at least 0 and below 1'
+      )
+    for field in ('workers', 'read_ahead'):
+      value = getattr(self, field)
+      if value < 0:
+        raise ValueError(f'{field} is {value}; it must be at least 0')
+
+  def source(self, dataset: Dataset, split: str) -> Source:
+    """The examples of a split, numbered: `{'x', 'y', 'id', …}`.
+
+    The part of the training split that is kept out of training is chosen by a
+    fixed permutation: it depends on no seed, and a larger part holds a smaller.
+
+    Raises:
+      ValueError: the split does not exist or has no examples.
+    """
+    if split not in SPLITS:
+      raise ValueError(f'there is no split {split!r}; the splits are {SPLITS}')
+    if split == 'test':
+      examples = dataset.load('test')
+      if not len(examples):
+        raise ValueError(f'the split {split!r} of {dataset} is empty')
+      return WithIds(examples, np.arange(len(examples)))
+    examples = dataset.load('train')
+    held = round(self.holdout * len(examples))
+    # The stream of RandomState is frozen for all versions of numpy (NEP 19).
+    order = np.random.RandomState(0).permutation(len(examples))
+    rows = order[:held] if split == 'validation' else np.sort(order[held:])
+    if not len(rows):
+      raise ValueError(
+          f'the split {split!r} is empty: holdout is'
+          f' {self.holdout}, which keeps {held} of {len(examples)} examples out'
+          ' of training'
+      )
+    return WithIds(examples, rows)
+
+  def train_batches(
+      self, dataset: Dataset, spec: DataSpec, *,
+      batch_size: int, seed: int, start: int = 0,
+  ) -> Iterator[Batch]:  # fmt: skip
+    """Streams this shard of the training batches, without end.
+
+    Every epoch visits each example once, in an order of its own; a batch may
+    begin in one epoch and end in the next.
+
+    Args:
+      dataset: what to read.
+      spec: what its data must be.
+      batch_size: B, examples in a batch over all shards.
+      seed: of order and augmentation.
+      start: number of batches to skip, at no cost.
+
+    Returns:
+      Batches of numpy arrays `[B / shard_count, ...]`.
+
+    Raises:
+      ValueError: a batch size that cannot be had, at once; and, while reading,
+        data that do not fit their spec.
+    """
+    import grain
+
+    source = self.source(dataset, 'train')
+    rows = self._rows(batch_size)
+    if batch_size > len(source):
+      raise ValueError(
+          f'batch_size is {batch_size}, but the training split of'
+          f' {dataset} has {len(source)} examples; set it to'
+          ' that or less'
+      )
+    # Grain adds the epoch to its seed: mixed first, two seeds share no epoch.
+    order_seed, augment_seed = map(
+        int, np.random.SeedSequence(seed).generate_state(2)
     )
-  # Grain adds the epoch to its seed: mixed first, two seeds share no epoch.
-  order_seed, augment_seed = map(
-      int, np.random.SeedSequence(seed).generate_state(2)
-  )
-  stream = (
-      grain.MapDataset.source(source)
-      .shuffle(order_seed)
-      .repeat()
-      .random_map(dataset.augment, seed=augment_seed)
-      .batch(rows, batch_fn=Collate.of(dataset, 'train'))
-  )
-  return _read(stream[start * hosts + host :: hosts], workers, read_ahead)
+    stream = (
+        grain.MapDataset.source(source)
+        .shuffle(order_seed)
+        .repeat()
+        .random_map(Mapped(dataset.augment, repr(dataset)), seed=augment_seed)
+        .batch(rows, batch_fn=Batcher(repr(dataset), 'train', spec))
+    )
+    return self._read(stream, start)
+
+  def eval_batches(
+      self, dataset: Dataset, split: str, spec: DataSpec, *,
+      batch_size: int, start: int = 0,
+  ) -> Iterator[Batch]:  # fmt: skip
+    """Streams this shard of a split once, in order.
+
+    The last batch is filled up with rows of mask 0 and id -1, so that every
+    process has the same number of batches.
+
+    Args:
+      dataset: what to read.
+      split: `'train'`, `'validation'` or `'test'`.
+      spec: what its data must be, and how they are preprocessed.
+      batch_size: B, examples in a batch over all shards.
+      start: number of batches to skip, at no cost.
+
+    Returns:
+      Batches of numpy arrays `[B / shard_count, ...]`.
+
+    Raises:
+      ValueError: as in `train_batches`.
+    """
+    import grain
+
+    source = grain.MapDataset.source(self.source(dataset, split)).map(
+        Mapped(spec.preprocess, repr(dataset))
+    )
+    rows = self._rows(batch_size)
+    length = -(-len(source) // batch_size) * batch_size
+    stream = grain.MapDataset.source(Padded(source, length)).batch(
+        rows, batch_fn=Batcher(repr(dataset), split, spec)
+    )
+    return self._read(stream, start)
+
+  def _rows(self, batch_size: int) -> int:
+    """Rows of a batch in each shard."""
+    if batch_size < 1:
+      raise ValueError(
+          f'batch_size is {batch_size}; it must be at least 1'
+      )
+    if batch_size % self.shard_count:
+      raise ValueError(
+          f'batch_size is {batch_size}, which the {self.shard_count}'
+          ' hosts do not divide; set it to a multiple of'
+          f' {self.shard_count}'
+      )
+    return batch_size // self.shard_count
+
+  def _read(self, stream: Any, start: int) -> Iterator[Batch]:
+    """Iterates over a `grain.MapDataset` of batches, reading ahead."""
+    import grain
+
+    first = start * self.shard_count + self.shard_index
+    stream = stream[first :: self.shard_count]
+    if not self.workers:
+      threads = grain.ReadOptions(
+          num_threads=min(self.read_ahead, 16),
+          prefetch_buffer_size=self.read_ahead,
+      )
+      return iter(stream.to_iter_dataset(threads))
+    # Grain reads flags when it starts workers; outside absl.app.run no one has
+    # parsed them, and their defaults are right.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    unthreaded = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    processes = grain.MultiprocessingOptions(
+        num_workers=self.workers,
+        per_worker_buffer_size=max(1, self.read_ahead // self.workers),
+    )
+    # Copied out of shared memory, which must not outlive the workers.
+    copies = (
+        stream.to_iter_dataset(unthreaded)
+        .mp_prefetch(processes)
+        .map(lambda batch: jax.tree.map(np.array, batch))
+    )
+    box = [iter(copies)]
+    batches = _drain(box)
+    # Grain's own clean-up comes too late when Python is about to exit.
+    weakref.finalize(batches, lambda: box.pop().close())
+    return batches
 
 
-def eval_batches(
-    dataset: Dataset,
-    split: str,
-    *,
-    batch_size: int,
-    start: int = 0,
-    workers: int = 0,
-    read_ahead: int = 16,
-    host: int = 0,
-    hosts: int = 1,
-) -> Iterator[Batch]:
-  """Streams this host's share of a split once, in order.
+@dataclasses.dataclass(frozen=True)
+class WithIds:
+  """Some rows of a source, numbered from 0.
 
-  The last batch is filled up with rows of mask 0 and id -1, so that every host
-  has the same number of batches.
-
-  Args:
-    dataset: what to read.
-    split: `'train'`, `'validation'` or `'test'`.
-    batch_size: B, examples in a batch over all hosts.
-    start: number of batches to skip, at no cost.
-    workers: processes that read; 0 reads in threads of this one.
-    read_ahead: batches to have ready.
-    host: number of this host.
-    hosts: how many there are.
-
-  Returns:
-    Batches of numpy arrays `[B / hosts, ...]`.
-
-  Raises:
-    ValueError: as in `train_batches`.
+  Attributes:
+    examples: the source.
+    rows: which of its examples, in which order.
   """
-  import grain
 
-  source = Preprocessed(dataset.source(split), dataset)
-  rows = _rows(batch_size, hosts)
-  length = -(-len(source) // batch_size) * batch_size
-  stream = grain.MapDataset.source(Padded(source, length)).batch(
-      rows, batch_fn=Collate.of(dataset, split)
-  )
-  return _read(stream[start * hosts + host :: hosts], workers, read_ahead)
+  examples: Source
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Element:
+    return {**self.examples[int(self.rows[index])], 'id': np.int32(index)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+  """A function of x as one of an element, whose errors name the example.
+
+  Attributes:
+    fn: of x, and of a random generator where there is one.
+    dataset: the data set as errors name it.
+  """
+
+  fn: Callable[..., Any]
+  dataset: str
+
+  def __call__(self, element: Element, *rng: np.random.Generator) -> Element:
+    try:
+      return {**element, 'x': self.fn(element['x'], *rng)}
+    except ValueError as e:
+      raise ValueError(
+          f'the example with id {element["id"]} of {self.dataset}: {e}. Repair'
+          ' this example, or change the fields of the data set'
+      ) from e
 
 
 def prefetch(
@@ -135,7 +266,7 @@ def prefetch(
   Args:
     batches: on the host.
     put: starts the transfer of one and returns what will hold it, without
-      waiting, such as `lambda batch: sharding.put_batch(batch, mesh)`.
+      waiting, such as `sharding.make_global_batch`.
     depth: batches in flight while one is worked on.
 
   Yields:
@@ -147,56 +278,6 @@ def prefetch(
     if len(flight) > depth:
       yield flight.popleft()
   yield from flight
-
-
-def _rows(batch_size: int, hosts: int) -> int:
-  """Rows of a batch on each host."""
-  if batch_size < 1:
-    raise ValueError(
-        f'config.batch_size is {batch_size}; it must be at least 1'
-    )
-  if batch_size % hosts:
-    raise ValueError(
-        f'config.batch_size is {batch_size}, which the {hosts} hosts do not'
-        f' divide; set config.batch_size to a multiple of {hosts}'
-    )
-  return batch_size // hosts
-
-
-def _read(stream: Any, workers: int, read_ahead: int) -> Iterator[Batch]:
-  """Iterates over a `grain.MapDataset` of batches, reading ahead."""
-  import grain
-
-  for field, value in (('workers', workers), ('read_ahead', read_ahead)):
-    if value < 0:
-      raise ValueError(
-          f'config.dataset.{field} is {value}; it must be at least 0'
-      )
-  if not workers:
-    threads = grain.ReadOptions(
-        num_threads=min(read_ahead, 16), prefetch_buffer_size=read_ahead
-    )
-    return iter(stream.to_iter_dataset(threads))
-  # Grain reads flags when it starts workers; outside absl.app.run no one has
-  # parsed them, and their defaults are right.
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  unthreaded = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  processes = grain.MultiprocessingOptions(
-      num_workers=workers,
-      per_worker_buffer_size=max(1, read_ahead // workers),
-  )
-  # Copied out of shared memory, which must not outlive the workers.
-  copies = (
-      stream.to_iter_dataset(unthreaded)
-      .mp_prefetch(processes)
-      .map(lambda batch: jax.tree.map(np.array, batch))
-  )
-  box = [iter(copies)]
-  batches = _drain(box)
-  # Grain's own clean-up comes too late when Python is about to exit.
-  weakref.finalize(batches, lambda: box.pop().close())
-  return batches
 
 
 def _drain(box: list[Iterator[Batch]]) -> Iterator[Batch]:

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import numpy as np
 
-from flax_enn.data.base import HeldOut, InMemory
+from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.likelihoods import Gaussian
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(HeldOut):
+class Regression(Dataset):
   """`y = x + sin(2 pi x) / 2` plus normal noise, for x in [-1, 1] but a gap.
 
   No input of either split lies in `gap`: what a network says there is a guess,
@@ -27,17 +29,21 @@ class Regression(HeldOut):
   noise_std: float = 0.1
   seed: int = 0
 
-  task: ClassVar[str] = 'regression'
-  classes: ClassVar[int] = 1
-  shape: ClassVar[tuple[int, ...]] = (1,)
   gap: ClassVar[tuple[float, float]] = (-0.3, 0.3)
+
+  @property
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1,), np.float32)
+
+  @property
+  def likelihood(self) -> Gaussian:
+    return Gaussian(1, scale=self.noise_std)
 
   def mean(self, x: np.ndarray) -> np.ndarray:
     """The curve without its noise at x of any shape."""
     return x + np.sin(2 * np.pi * x) / 2
 
-  def load(self, split: str) -> InMemory:
-    """See `HeldOut`."""
+  def load(self, split: str) -> ArraySource:
     n = self.n_train if split == 'train' else self.n_test
     rng = np.random.RandomState([self.seed, split == 'train'])
     low, high = self.gap
@@ -45,4 +51,4 @@ class Regression(HeldOut):
     x = rng.uniform(-1, 1 - (high - low), size=(n, 1))
     x = np.where(x < low, x, x + high - low)
     y = self.mean(x) + self.noise_std * rng.normal(size=x.shape)
-    return InMemory(x.astype(np.float32), y.astype(np.float32))
+    return ArraySource(x.astype(np.float32), y.astype(np.float32))

@@ -3,19 +3,18 @@
 import dataclasses
 import difflib
 import functools
-import io
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
-from PIL import Image, ImageOps
 
-from flax_enn.data.base import Element, HeldOut, Source
-
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+from flax_enn.data.base import ArraySource, Dataset, Element
+from flax_enn.data.preprocess import Pixels
+from flax_enn.likelihoods import Categorical
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsImages(HeldOut):
+class TfdsImages(Dataset):
   """Images scaled to [0, 1], read from ArrayRecord files without TensorFlow.
 
   The set must have been prepared in that format, by `tfds.builder(NAME,
@@ -36,33 +35,45 @@ class TfdsImages(HeldOut):
   test_split: str = 'test'
   resize: tuple[int, int] | None = None
 
-  task: ClassVar[str] = 'classification'
+  learns: ClassVar[bool] = True
 
   @functools.cached_property
   def builder(self) -> Any:
     """The `tfds.core.DatasetBuilder`, checked to be prepared."""
-    return prepared(self.tfds_name, self.data_dir)
+    return load_builder(self.tfds_name, self.data_dir)
 
   @property
-  def classes(self) -> int:
-    """See `Dataset`."""
-    return self.builder.info.features[self._keys[1]].num_classes
+  def likelihood(self) -> Categorical:
+    return Categorical(self._features[1].num_classes)
 
   @property
-  def shape(self) -> tuple[int, ...]:
-    """See `Dataset`."""
-    size = self.builder.info.features[self._keys[0]].shape
+  def class_names(self) -> tuple[str, ...]:
+    return tuple(self._features[1].names)
+
+  @property
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    size = self._features[0].shape
     shape = (*(self.resize or size[:2]), size[2])
     if None in shape:
       raise ValueError(
-          f'the images of config.dataset.tfds_name {self.tfds_name!r} vary in'
-          f' size ({size}); set config.dataset.resize to (height, width)'
+          f'the images of tfds_name {self.tfds_name!r} vary in size ({size});'
+          ' set resize to (height, width)'
       )
-    return shape
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+  @property
+  def preprocess(self) -> Pixels:
+    return Pixels(self.input_spec.shape, resize=self.resize is not None)
+
+  @property
+  def _features(self) -> tuple[Any, Any]:
+    """The features that are the image and its label."""
+    features = self.builder.info.features
+    return tuple(features[key] for key in self._keys)
 
   @property
   def _keys(self) -> tuple[str, str]:
-    """Names of the features that are the image and its label."""
+    """Their names."""
     import tensorflow_datasets as tfds
 
     features = self.builder.info.features
@@ -72,61 +83,71 @@ class TfdsImages(HeldOut):
     ]
     if [len(keys) for keys in found] != [1, 1]:
       raise ValueError(
-          f'config.dataset.tfds_name {self.tfds_name!r} has the features'
-          f' {sorted(features)}; expected exactly one image and one class label'
+          f'tfds_name {self.tfds_name!r} has the features {sorted(features)};'
+          ' expected exactly one image and one class label'
       )
     return found[0][0], found[1][0]
 
-  def load(self, split: str) -> Source:
-    """See `HeldOut`."""
+  def load(self, split: str) -> 'EncodedSource':
     image, label = self._keys
     names = {'train': self.train_split, 'test': self.test_split}
-    records = encoded(self.builder, split, names[split], image)
-    return Images(records, image, label, self.shape)
+    records = open_split(self.builder, split, names[split], image)
+    return EncodedSource(records, image, label)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-  """Decodes images, with Pillow alone so that they are the same everywhere.
+class EncodedSource:
+  """Records of TFDS as encoded images with their labels.
 
   Attributes:
-    records: source of examples with encoded images.
+    records: source of examples.
     image: name of the feature that holds the image.
     label: name of the feature that holds its class.
-    shape: (height, width, channels) to bring it to.
   """
 
   records: Any
-  image: str
-  label: str
-  shape: tuple[int, ...]
+  image: str = 'image'
+  label: str = 'label'
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, index: int) -> Element:
     record = self.records[index]
-    x = np.divide(self.pixels(record), 255, dtype=np.float32)
-    return {'x': x, 'y': np.int32(record[self.label])}
-
-  def pixels(self, record: Any) -> np.ndarray:
-    """The image of a record as bytes, of the given shape."""
-    height, width, channels = self.shape
-    with Image.open(io.BytesIO(record[self.image])) as image:
-      image = image.convert(_MODES[channels])
-      if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(self.shape)
+    return {'x': record[self.image], 'y': np.int32(record[self.label])}
 
 
-def encoded(builder: Any, split: str, name: str, image: str = 'image') -> Any:
+def load_pixels(
+    name: str, data_dir: str | None, preprocess: Pixels, see: str = ''
+) -> dict[str, ArraySource]:
+  """Decodes the splits `train` and `test` of a small data set into memory.
+
+  Args:
+    name: as in `tfds.builder`, with the features `image` and `label`.
+    data_dir: where TFDS prepared it.
+    preprocess: decodes an image, to bytes of its shape.
+    see: as in `load_builder`.
+  """
+  builder, splits = load_builder(name, data_dir, see), {}
+  for split in ('train', 'test'):
+    source = EncodedSource(open_split(builder, split, split))
+    elements = [source[i] for i in range(len(source))]
+    splits[split] = ArraySource(
+        np.stack([preprocess.pixels(e['x']) for e in elements]),
+        np.stack([e['y'] for e in elements]),
+    )
+  return splits
+
+
+def open_split(
+    builder: Any, split: str, name: str, image: str = 'image'
+) -> Any:
   """Reads a split of a prepared data set, with images as the files they were.
 
   Args:
-    builder: see `prepared`.
+    builder: see `load_builder`.
     split: `'train'` or `'test'`.
-    name: what TFDS calls it: the value of config.dataset.train_split, or of
-      config.dataset.test_split.
+    name: what TFDS calls it.
     image: name of the feature that is the image.
 
   Raises:
@@ -140,13 +161,13 @@ def encoded(builder: Any, split: str, name: str, image: str = 'image') -> Any:
     )
   except (KeyError, ValueError) as e:
     raise ValueError(
-        f'config.dataset.{split}_split is {name!r}, which'
+        f'{split}_split is {name!r}, which'
         f' {builder.info.full_name!r} does not have; its splits are'
         f' {sorted(builder.info.splits)}'
     ) from e
 
 
-def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
+def load_builder(name: str, data_dir: str | None, see: str = '') -> Any:
   """Finds the builder of a data set that TFDS prepared as ArrayRecord files.
 
   Args:
@@ -165,13 +186,13 @@ def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name, known, n=3)
     raise ValueError(
-        f'config.dataset.tfds_name is {name!r}, which TensorFlow Datasets does'
+        f'tfds_name is {name!r}, which TensorFlow Datasets does'
         f' not know and does not find in {data_dir or "its default folder"};'
         f' names close to it: {close or "none"}'
     ) from e
   except (AssertionError, ValueError) as e:
     # Its ways of saying that there is no such version or configuration.
-    raise ValueError(f'config.dataset.tfds_name is {name!r}: {e}') from e
+    raise ValueError(f'tfds_name is {name!r}: {e}') from e
   info = builder.info
   formats = [info.file_format, *info.alternative_file_formats]
   formats = [f.value for f in formats if f and builder.is_prepared()]
@@ -193,7 +214,7 @@ def prepared(name: str, data_dir: str | None, see: str = '') -> Any:
         " file_format='array_record').download_and_prepare()"
     )
   raise ValueError(
-      f'the data set {name!r} is {state} in {builder.data_dir}; check'
-      f' config.dataset.data_dir ({data_dir!r}), or {how}'
+      f'the data set {name!r} is {state} in {builder.data_dir}; check data_dir'
+      f' ({data_dir!r}), or {how}'
       + (f'\n{see}' if see else '')
   )

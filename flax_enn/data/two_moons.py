@@ -1,15 +1,16 @@
 """Two interleaved half circles in the plane."""
 
 import dataclasses
-from typing import ClassVar
 
+import jax
 import numpy as np
 
-from flax_enn.data.base import HeldOut, InMemory
+from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.likelihoods import Categorical
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoMoons(HeldOut):
+class TwoMoons(Dataset):
   """Class 0 on the upper half of a circle around (0, 0), class 1 on a lower.
 
   The lower half circle is around (1, 1/2); both have radius 1.
@@ -26,12 +27,15 @@ class TwoMoons(HeldOut):
   noise: float = 0.1
   seed: int = 0
 
-  task: ClassVar[str] = 'classification'
-  classes: ClassVar[int] = 2
-  shape: ClassVar[tuple[int, ...]] = (2,)
+  @property
+  def likelihood(self) -> Categorical:
+    return Categorical(2)
 
-  def load(self, split: str) -> InMemory:
-    """See `HeldOut`."""
+  @property
+  def input_spec(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2,), np.float32)
+
+  def load(self, split: str) -> ArraySource:
     n = self.n_train if split == 'train' else self.n_test
     rng = np.random.RandomState([self.seed, split == 'train'])
     y = rng.randint(2, size=n).astype(np.int32)
@@ -39,4 +43,4 @@ class TwoMoons(HeldOut):
     upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     x = np.where(y[:, None], [1, 0.5] - upper, upper)
     x += self.noise * rng.normal(size=x.shape)
-    return InMemory(x.astype(np.float32), y)
+    return ArraySource(x.astype(np.float32), y)

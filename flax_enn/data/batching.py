@@ -1,0 +1,134 @@
+"""From examples to a batch, with what is checked on the way."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_enn.core import Batch
+from flax_enn.data.base import DataSpec, Element
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded:
+  """A source with padding examples of mask 0 at its end.
+
+  Attributes:
+    source: the examples.
+    length: how many there are with padding.
+  """
+
+  source: Any  # a Source, or a stage of Grain
+  length: int
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> Element:
+    if index < len(self.source):
+      return self.source[index]
+    return self.padding_example
+
+  @functools.cached_property
+  def padding_example(self) -> Element:
+    """All zeros, of the form of an example."""
+    zeros = jax.tree.map(np.zeros_like, dict(self.source[0]))
+    return {**zeros, 'id': np.int32(-1), 'mask': 0.0}
+
+
+def abstract_batch(spec: DataSpec, batch_size: int, where: Any) -> Batch:
+  """The shapes, dtypes and shardings of a global batch.
+
+  Args:
+    spec: of the data.
+    batch_size: B.
+    where: sharding of every leaf.
+  """
+
+  def leaf(one: Any) -> jax.ShapeDtypeStruct:
+    shape = (batch_size, *one.shape)
+    return jax.ShapeDtypeStruct(shape, one.dtype, sharding=where)
+
+  number = jax.ShapeDtypeStruct((), np.float32)
+  return Batch(
+      x=jax.tree.map(leaf, spec.input_spec),
+      y=leaf(spec.likelihood.target),
+      weight=leaf(number),
+      id=leaf(jax.ShapeDtypeStruct((), np.int32)),
+      mask=leaf(number),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batcher:
+  """Stacks examples to a batch, and lets none pass that would spoil a run.
+
+  Attributes:
+    dataset: the data set as errors name it.
+    split: likewise.
+    spec: what the data must be.
+  """
+
+  dataset: str
+  split: str
+  spec: DataSpec
+
+  def __call__(self, elements: Sequence[Element]) -> Batch:
+    batch = Batch(
+        x=jax.tree.map(lambda *x: np.stack(x), *(e['x'] for e in elements)),
+        y=np.stack([e['y'] for e in elements]),
+        weight=np.array([e.get('weight', 1.0) for e in elements], np.float32),
+        id=np.array([e['id'] for e in elements], np.int32),
+        mask=np.array([e.get('mask', 1.0) for e in elements], np.float32),
+    )
+    self._check_form('x', batch.x, self.spec.input_spec)
+    for name in ('x', 'y', 'weight'):
+      for leaf in jax.tree.leaves(getattr(batch, name)):
+        bad = ~np.isfinite(leaf).reshape(len(elements), -1).all(axis=1)
+        self._check(batch, bad, f'values in {name} that are not finite')
+    self._check(batch, batch.weight < 0, 'weights below 0')
+    return batch.replace(y=self._targets(batch))
+
+  def _targets(self, batch: Batch) -> np.ndarray:
+    """Y in the dtype of the likelihood; integers and floats are not mixed."""
+    target, likelihood = self.spec.likelihood.target, self.spec.likelihood
+    y = batch.y
+    integers = np.issubdtype(y.dtype, np.integer)
+    if integers != np.issubdtype(target.dtype, np.integer):
+      kind = 'integers' if integers else 'floats'
+      raise ValueError(
+          f'the split {self.split!r} of {self.dataset} has {kind} as y'
+          f' ({y.dtype}{list(y.shape[1:])}), but {likelihood} needs'
+          f' {target.dtype}{list(target.shape)}: class labels are integers, and'
+          ' targets of a regression floats. Correct the data, or take'
+          ' another likelihood'
+      )
+    self._check_form('y', y.astype(target.dtype), target)
+    bad, expected = likelihood.check_targets(y)
+    bad = bad & (batch.mask > 0)
+    if bad.any():
+      value = y[bad][0].tolist()
+      found = f'the {"label" if integers else "target"} {value}, but {expected}'
+      self._check(batch, bad, found)
+    return y.astype(target.dtype)
+
+  def _check_form(self, name: str, values: Any, spec: Any) -> None:
+    found = jax.tree.map(lambda a: f'{a.dtype}{list(a.shape[1:])}', values)
+    expected = jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', spec)
+    if found != expected:
+      raise ValueError(
+          f'the split {self.split!r} of {self.dataset} has {name} of the form'
+          f' {found}, but its spec says {expected}. Correct the data or'
+          ' the fields of the data set'
+      )
+
+  def _check(self, batch: Batch, bad: np.ndarray, found: str) -> None:
+    if bad.any():
+      raise ValueError(
+          f'the split {self.split!r} of {self.dataset} has {found}; see the'
+          f' examples with id {batch.id[bad].tolist()}. Correct the data or'
+          ' the fields of the data set'
+      )

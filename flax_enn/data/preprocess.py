@@ -1,0 +1,111 @@
+"""From an input as it is stored to the input that a network takes.
+
+What is learned from data (means, deviations) are plain numbers in the fields of
+a frozen dataclass, so that a run can write its preprocessing down, and a model
+can be used where its data have never been.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Preprocess = Callable[[Any], Any]
+
+_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+  """x as it is."""
+
+  def __call__(self, x: Any) -> Any:
+    return x
+
+
+IDENTITY = Identity()
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize:
+  """`(x - mean) / std` of floats, channel by channel.
+
+  Attributes:
+    mean: of each channel (the last axis).
+    std: of each channel.
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __call__(self, x: np.ndarray) -> np.ndarray:
+    mean, std = np.array([self.mean, self.std], np.float32)
+    return (x - mean) / std
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+  """Bytes of an image as floats in [0, 1], or with mean 0 and deviation 1.
+
+  Takes an array of uint8, or an encoded image (PNG, JPEG …), which is decoded
+  with Pillow, so that it is the same everywhere.
+
+  Attributes:
+    shape: (height, width, channels), or any other of bytes.
+    resize: whether an image of another size is brought to it, cut at the centre
+      to keep its proportions; else it is refused.
+    mean: of each channel in [0, 1]; None leaves it.
+    std: of each channel.
+  """
+
+  shape: tuple[int, ...]
+  resize: bool = False
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
+
+  def __call__(self, x: Any) -> np.ndarray:
+    """`shape` float32.
+
+    Raises:
+      ValueError: x is of another dtype or shape, or cannot be decoded.
+    """
+    x = np.divide(self.pixels(x), 255, dtype=np.float32)
+    if self.mean is None or self.std is None:
+      return x
+    return Standardize(self.mean, self.std)(x)
+
+  def pixels(self, x: Any) -> np.ndarray:
+    """The image as uint8, of the given shape."""
+    if isinstance(x, bytes):
+      x = decode(x, self.shape[-1])
+    x = np.asarray(x)
+    if x.dtype == np.uint8 and x.shape == self.shape:
+      return x
+    same_kind = x.ndim == 3 and x.shape[-1:] == self.shape[-1:]
+    if x.dtype != np.uint8 or not self.resize or not same_kind:
+      size = 'any size' if self.resize else 'that size'
+      raise ValueError(
+          f'an image is {x.dtype}{list(x.shape)}; expected bytes'
+          f' uint8{list(self.shape)}, of {size}'
+      )
+    height, width, channels = self.shape
+    image = Image.fromarray(x[..., 0] if channels == 1 else x, _MODES[channels])
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(self.shape)
+
+
+def decode(encoded: bytes, channels: int) -> np.ndarray:
+  """`[H, W, channels]` uint8 of an encoded image.
+
+  Raises:
+    ValueError: it cannot be decoded.
+  """
+  try:
+    with Image.open(io.BytesIO(encoded)) as image:
+      image = image.convert(_MODES[channels])
+  except OSError as e:
+    raise ValueError(f'not an image that Pillow can decode: {e}') from e
+  return np.asarray(image).reshape(image.height, image.width, channels)
