@@ -5,116 +5,222 @@
 sub-package), the class is the one whose lower-case name is that of the file
 without underscores, and the other entries are its fields. Adding an ENN, a
 loss or a data set is adding one file. `'package.module:Class'` names a class
-outside.
+outside. Only this file and what calls it know paths of a config: an error that
+an object raises gets the path of its section in front.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+import contextlib
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
 from typing import Any
 
 from flax import linen as nn
 import ml_collections
 
+from flax_enn.data import Dataset
+from flax_enn.likelihoods import Likelihood
+from flax_enn.losses import Noise
 from flax_enn.networks.frozen import Frozen
+from flax_enn.networks.with_prior import WithPrior
 
 # Fields that Linen adds to every module.
 _LINEN_FIELDS = {'parent', 'name'}
 
 
+def _takes(*arguments: str) -> Callable[[type], bool]:
+  """Whether instances of a class are called with arguments of these names."""
+
+  def accepts(cls: type) -> bool:
+    return {*arguments} <= set(inspect.signature(cls.__call__).parameters)
+
+  return accepts
+
+
+def _has_indexer(cls: type) -> bool:
+  """Whether instances have an `indexer`, a property or a field."""
+  fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+  return hasattr(cls, 'indexer') or 'indexer' in {f.name for f in fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What a section of a config may name.
+
+  Attributes:
+    what: the kind in words.
+    package: where names are looked up.
+    accepts: whether a class is of this kind.
+  """
+
+  what: str
+  package: str
+  accepts: Callable[[type], bool]
+
+
+NETWORK = Kind(
+    'an epistemic network',
+    'flax_enn.networks',
+    lambda cls: issubclass(cls, nn.Module) and _has_indexer(cls),
+)
+DATASET = Kind(
+    'a data set', 'flax_enn.data', lambda cls: issubclass(cls, Dataset)
+)
+LIKELIHOOD = Kind(
+    'a likelihood',
+    'flax_enn.likelihoods',
+    lambda cls: issubclass(cls, Likelihood),
+)
+LOSS = Kind('a loss', 'flax_enn.losses', _takes('outputs'))
+NOISE = Kind(
+    'noise on data', 'flax_enn.losses', lambda cls: issubclass(cls, Noise)
+)
+INPUTS = Kind('a choice of inputs', 'flax_enn.losses', _takes('batch', 'key'))
+INDICES = Kind(
+    'a choice of indices', 'flax_enn.losses', _takes('indexer', 'key')
+)
+PREPROCESS = Kind('a preprocessing', 'flax_enn.data', _takes('x'))
+
+
 def build(
-    config: Mapping[str, Any] | ml_collections.ConfigDict,
-    package: str,
+    config: Mapping[str, Any] | ml_collections.ConfigDict | None,
+    kind: Kind,
     path: str,
+    outputs: int | None = None,
 ) -> Any:
   """Builds the object that a section of a config describes.
 
   Every nested section with a `name` is built first; a section whose entries
-  all have one becomes a dict of objects. `frozen=True` wraps a network in
-  `Frozen`.
+  all have one becomes a dict of objects. In the section of a network,
+  `frozen=True` wraps it in `Frozen`, and `priors` in `WithPrior`.
 
   Args:
     config: section with a field `name`.
-    package: where names are looked up, such as `'flax_enn.networks'`.
+    kind: what it must be.
     path: of the section in the config, for errors: `'config.network'`.
+    outputs: the value of fields `classes` that the section leaves out.
 
   Returns:
     An instance of the class that `name` stands for.
 
   Raises:
-    ValueError: a name or a field that does not exist, with those that do.
+    ValueError: a name or a field that does not exist, with those that do, or
+      what the class itself refuses.
   """
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
-  if not config or 'name' not in config:
+  config = {} if config is None else config
+  if not isinstance(config, Mapping) or 'name' not in config:
     raise ValueError(
-        f'{path} is {dict(config or {})}; it needs a field `name`, one of'
-        f' {sorted(_files(package))}'
+        f'{path} is {config!r}; it needs a field `name`, one of {_names(kind)}'
     )
-  cls = find(config['name'], package, f'{path}.name')
-  if not dataclasses.is_dataclass(cls):
-    raise ValueError(
-        f'{path}.name is {config["name"]!r}, which is neither a dataclass nor a'
-        ' Linen module: it has no fields that a config could set'
-    )
-  fields = {
-      key: _value(value, package, f'{path}.{key}')
-      for key, value in config.items()
-      if key not in ('name', 'frozen')
-  }
-  known = [
-      f.name
+  cls = find(config['name'], kind, f'{path}.name')
+  known = {
+      f.name: f
       for f in dataclasses.fields(cls)
       if f.init and f.name not in _LINEN_FIELDS
-  ]
+  }
+  wrappers = [w for w in _WRAPPERS if w in config and w not in known]
+  fields = {
+      key: _value(value, kind.package, f'{path}.{key}', outputs)
+      for key, value in config.items()
+      if key not in ('name', *wrappers)
+  }
   check_names(fields, known, path, cls.__name__)
+  if 'classes' in known and fields.get('classes') is None and outputs:
+    fields['classes'] = outputs
   missing = [
-      f.name
-      for f in dataclasses.fields(cls)
-      if f.name in known
-      and f.name not in fields
-      and f.default is dataclasses.MISSING
-      and f.default_factory is dataclasses.MISSING
+      name
+      for name, field in known.items()
+      if name not in fields
+      and field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
   ]
   if missing:
     raise ValueError(f'{path} ({cls.__name__}) lacks the fields {missing}')
-  built = cls(**fields)
-  if not config.get('frozen', False):
-    return built
-  if not isinstance(built, nn.Module):
-    raise ValueError(
-        f'{path}.frozen is set, but {cls.__name__} is no network; only networks'
-        ' can be frozen'
-    )
-  return Frozen(net=built)
+  with located(path):
+    built = cls(**fields)
+  for wrapper in wrappers:
+    if not config[wrapper]:
+      continue
+    if not isinstance(built, nn.Module) or (
+        wrapper == 'priors' and not NETWORK.accepts(cls)
+    ):
+      raise ValueError(
+          f'{path}.{wrapper} is set, but {cls.__name__} is not'
+          f' {NETWORK.what if wrapper == "priors" else "a network"}; only these'
+          f' have `{wrapper}`'
+      )
+    value = _value(config[wrapper], kind.package, f'{path}.{wrapper}', outputs)
+    built = _WRAPPERS[wrapper](built, value)
+  return built
 
 
-def find(name: str, package: str, path: str) -> type:
+# Fields that any network's section may have.
+_WRAPPERS = {
+    'priors': WithPrior,
+    'frozen': lambda network, _: Frozen(net=network),
+}
+
+
+@contextlib.contextmanager
+def located(path: str) -> Generator[None]:
+  """Puts the path of a section in front of a ValueError from inside."""
+  try:
+    yield
+  except ValueError as e:
+    raise ValueError(f'{path}: {e}') from e
+
+
+def find(name: str, kind: Kind, path: str) -> type:
   """Looks up the class of a name.
 
   Args:
-    name: of a file in `package`, or `'package.module:Class'`.
-    package: where files are looked up.
+    name: of a file in the package of `kind`, or `'package.module:Class'`.
+    kind: what it must be.
     path: of the field that holds the name, for errors.
   """
   if ':' in name:
     module_name, class_name = name.split(':', 1)
     try:
-      return getattr(importlib.import_module(module_name), class_name)
+      found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as e:
       raise ValueError(f'{path} is {name!r}; it cannot be loaded: {e}') from e
-  files = _files(package)
-  if name not in files:
-    raise ValueError(f'{path} is {name!r}{_choices(name, sorted(files))}')
-  module = importlib.import_module(files[name])
-  for attribute, value in vars(module).items():
-    if attribute.lower() == name.replace('_', '') and isinstance(value, type):
-      return value
-  raise ValueError(
-      f'{path} is {name!r}, but {files[name]} has no class of that name'
-  )
+  else:
+    files = _files(kind.package)
+    if name not in files:
+      raise ValueError(f'{path} is {name!r}{choices(name, _names(kind))}')
+    found = _class_of(name, files[name])
+  if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+    raise ValueError(
+        f'{path} is {name!r}, which is neither a dataclass nor a Linen module:'
+        ' it has no fields that a config could set'
+    )
+  if not kind.accepts(found):
+    raise ValueError(
+        f'{path} is {name!r}, which is not {kind.what}. Known:'
+        f' {", ".join(_names(kind))}'
+    )
+  return found
+
+
+def describe(value: Any) -> Any:
+  """The inverse of `build`, of JSON types: for objects of plain fields."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    cls = type(value)
+    fields = {
+        f.name: describe(getattr(value, f.name))
+        for f in dataclasses.fields(value)
+    }
+    return {'name': f'{cls.__module__}:{cls.__qualname__}', **fields}
+  if isinstance(value, (list, tuple)):
+    return [describe(v) for v in value]
+  if isinstance(value, dict):
+    return {k: describe(v) for k, v in value.items()}
+  return value
 
 
 def check_names(
@@ -132,14 +238,34 @@ def check_names(
   for name in found:
     if name not in known:
       raise ValueError(
-          f'{path}.{name} is not a field of {owner}{_choices(name, known)}'
+          f'{path}.{name} is not a field of {owner}{choices(name, known)}'
       )
 
 
-def _choices(name: str, known: list[str]) -> str:
+def choices(name: str, known: list[str]) -> str:
+  """The end of an error: the closest of the known names, and all of them."""
   close = difflib.get_close_matches(name, known, n=1)
   hint = f'; did you mean {close[0]!r}?' if close else '.'
   return f'{hint} Known: {", ".join(known)}'
+
+
+def _names(kind: Kind) -> list[str]:
+  """The names in the package of a kind that are of this kind."""
+  found = {
+      name: _class_of(name, path) for name, path in _files(kind.package).items()
+  }
+  return sorted(name for name, cls in found.items() if cls and _is(cls, kind))
+
+
+def _is(cls: type, kind: Kind) -> bool:
+  return dataclasses.is_dataclass(cls) and kind.accepts(cls)
+
+
+def _class_of(name: str, module: str) -> type | None:
+  for attribute, value in vars(importlib.import_module(module)).items():
+    if attribute.lower() == name.replace('_', '') and isinstance(value, type):
+      return value
+  return None
 
 
 def _files(package: str) -> dict[str, str]:
@@ -152,14 +278,17 @@ def _files(package: str) -> dict[str, str]:
   return found
 
 
-def _value(value: Any, package: str, path: str) -> Any:
+def _value(value: Any, package: str, path: str, outputs: int | None) -> Any:
   """Builds what is nested; sequences become tuples, so that they hash."""
   if isinstance(value, (Mapping, ml_collections.ConfigDict)):
     if 'name' in value:
-      return build(value, package, path)
-    return {k: _value(v, package, f'{path}.{k}') for k, v in value.items()}
+      part = Kind('a part of it', package, lambda cls: True)
+      return build(value, part, path, outputs)
+    return {
+        k: _value(v, package, f'{path}.{k}', outputs) for k, v in value.items()
+    }
   if isinstance(value, (list, tuple)):
     return tuple(
-        _value(v, package, f'{path}[{i}]') for i, v in enumerate(value)
+        _value(v, package, f'{path}[{i}]', outputs) for i, v in enumerate(value)
     )
   return value

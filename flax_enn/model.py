@@ -1,0 +1,215 @@
+"""Model: a network and what its inputs and outputs mean, from a config alone.
+
+A model opens no data and compiles nothing. Training, the dry run, evaluation
+and inference all begin with one.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any, Self
+
+from etils import epath
+import jax
+import ml_collections
+import numpy as np
+
+from flax_enn import build, run_folder, sharding
+from flax_enn.core import EpistemicNetwork, Variables
+from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
+from flax_enn.data.preprocess import IDENTITY
+from flax_enn.likelihoods import Likelihood
+
+# Fields of `config.dataset` that are the loader's and not the data set's.
+LOADER_FIELDS = ('holdout', 'workers', 'read_ahead')
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """All that is needed to make predictions, but for the variables.
+
+  Attributes:
+    network: an `EpistemicNetwork`.
+    likelihood: what its outputs mean.
+    input_spec: shape and dtype of one x as the network takes it, a pytree of
+      `jax.ShapeDtypeStruct`s without the axis B.
+    preprocess: from x as it is stored to x as the network takes it.
+    class_names: of each class, or nothing.
+  """
+
+  network: EpistemicNetwork
+  likelihood: Likelihood
+  input_spec: Any
+  preprocess: Preprocess = IDENTITY
+  class_names: tuple[str, ...] = ()
+
+  @classmethod
+  def from_config(
+      cls, config: ml_collections.ConfigDict, spec: DataSpec | None = None
+  ) -> Self:
+    """Builds the model that a config describes; no file is opened.
+
+    Args:
+      config: from a file in `configs/`.
+      spec: what the data taught a run; None where the config says all.
+
+    Raises:
+      ValueError: what was found, what was expected, and the field to change;
+        also where the data set must be read to know its shapes.
+    """
+    if spec is None:
+      dataset = create_dataset(config.dataset)
+      if dataset.learns:
+        raise ValueError(
+            f'config.dataset.name is {config.dataset.name!r}, whose shapes are'
+            ' known only from its files, which a model does not open: use'
+            ' Model.from_run(workdir) for a run that was trained on them'
+        )
+      spec = dataset.spec
+    likelihood = spec.likelihood
+    if config.get('likelihood'):
+      likelihood = build.build(
+          config.likelihood, build.LIKELIHOOD, 'config.likelihood'
+      )
+    with build.located('config.eval.temperature'):
+      likelihood = likelihood.tempered(config.eval.temperature)
+    network = build.build(
+        config.network, build.NETWORK, 'config.network', likelihood.outputs
+    )
+    return cls(
+        network,
+        likelihood,
+        spec.input_spec,
+        spec.preprocess,
+        spec.class_names,
+    )
+
+  @classmethod
+  def from_run(cls, workdir: epath.PathLike) -> Self:
+    """Builds the model of a run from its folder; its data need not be there.
+
+    Raises:
+      ValueError: the folder holds no run, or one that cannot be read.
+    """
+    folder = epath.Path(workdir).expanduser()
+    config, spec = (
+        run_folder.read_json(folder / name)
+        for name in ('config.json', 'model.json')
+    )
+    return cls.from_config(
+        ml_collections.ConfigDict(config), _parse_spec(spec)
+    )
+
+  @property
+  def spec(self) -> DataSpec:
+    """What the data must be, with the likelihood of this model."""
+    return DataSpec(
+        self.input_spec, self.likelihood, self.preprocess, self.class_names
+    )
+
+  def check_spec(self, spec: DataSpec) -> None:
+    """Raises a ValueError where data are not of the form the model is for."""
+
+    def form(spec):
+      tree = (spec.input_spec, spec.likelihood.target)
+      return jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', tree)
+
+    if form(spec) != form(self.spec):
+      raise ValueError(
+          f'(x, y) is of the form {form(spec)}, but the model is for'
+          f' {form(self.spec)}; choose another data set'
+      )
+
+  def dummy_input(self, batch_size: int = 1) -> Any:
+    """`[B, ...]` zeros of the form of the inputs, to initialise with."""
+    return jax.tree.map(
+        lambda s: np.zeros((batch_size, *s.shape), s.dtype), self.input_spec
+    )
+
+  def apply(
+      self, variables: Variables, x: Any, index: Any, **options: Any
+  ) -> Any:
+    """`network.apply`: the `Output` at one index."""
+    return self.network.apply(variables, x, index, **options)
+
+  def describe(self) -> dict[str, Any]:
+    """What the data taught, as JSON types: the content of `model.json`.
+
+    Raises:
+      ValueError: it could not be read back.
+    """
+    content = {
+        'input_spec': _describe_spec(self.input_spec),
+        'likelihood': build.describe(self.likelihood.tempered(1.0)),
+        'preprocess': build.describe(self.preprocess),
+        'class_names': list(self.class_names),
+    }
+    try:
+      parsed = _parse_spec(json.loads(json.dumps(content)))
+      same = parsed.preprocess == self.preprocess
+    except (TypeError, ValueError) as e:
+      raise ValueError(
+          f'{self.preprocess} cannot be written to model.json and read back'
+          f' ({e}); the preprocessing of a data set is a frozen dataclass of'
+          ' numbers and text, called with x'
+      ) from e
+    if not same:
+      raise ValueError(f'{self.preprocess} changes when it is written down')
+    return content
+
+
+def create_dataset(section: Any, path: str = 'config.dataset') -> Dataset:
+  """Builds the data set that a section of a config describes.
+
+  Args:
+    section: `config.dataset`, or that of an entry of `config.evals`.
+    path: of it, for errors.
+  """
+  fields = {k: v for k, v in section.items() if k not in LOADER_FIELDS}
+  return build.build(fields, build.DATASET, path)
+
+
+def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:
+  """How this process reads the data set of a section of a config.
+
+  Args:
+    section: `config.dataset`, or that of an entry of `config.evals`.
+    where: sharding of a batch.
+  """
+  shard_index, shard_count = sharding.batch_shard(where)
+  return Loader(
+      **{k: section[k] for k in LOADER_FIELDS if k in section},
+      shard_index=shard_index,
+      shard_count=shard_count,
+  )
+
+
+def _describe_spec(spec: Any) -> Any:
+  """`{'tokens': {'shape': [16], 'dtype': 'int32'}}` as JSON types."""
+  if isinstance(spec, Mapping):
+    return {'dict': {k: _describe_spec(v) for k, v in spec.items()}}
+  if isinstance(spec, (list, tuple)):
+    return {'tuple': [_describe_spec(v) for v in spec]}
+  return {'shape': list(spec.shape), 'dtype': np.dtype(spec.dtype).name}
+
+
+def _parse_input_spec(found: Mapping[str, Any]) -> Any:
+  if 'dict' in found:
+    return {k: _parse_input_spec(v) for k, v in found['dict'].items()}
+  if 'tuple' in found:
+    return tuple(_parse_input_spec(v) for v in found['tuple'])
+  return jax.ShapeDtypeStruct(tuple(found['shape']), np.dtype(found['dtype']))
+
+
+def _parse_spec(found: Mapping[str, Any]) -> DataSpec:
+  """The inverse of `Model.write`."""
+  return DataSpec(
+      _parse_input_spec(found['input_spec']),
+      build.build(
+          found['likelihood'], build.LIKELIHOOD, 'model.json: likelihood'
+      ),
+      build.build(
+          found['preprocess'], build.PREPROCESS, 'model.json: preprocess'
+      ),
+      tuple(found['class_names']),
+  )
