@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_enn.checkpoints import reading
+from flax_enn.checkpoints import layout
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
   """One 32-bit number per leaf, equal exactly where the bits are equal.
 
   The bits are read as unsigned words, each is multiplied by an odd number that
-  hangs on its position, and the products are summed mod 2^32. Integer sums do
+  depends on its position, and the products are summed mod 2^32. Integer sums do
   not depend on their order, so neither the mesh nor the compiler changes the
   result; a change of a single word always does (an odd factor is invertible).
 
@@ -24,8 +24,8 @@ def fingerprint(tree: Any) -> dict[str, int]:
   Returns:
     Path of the leaf (`prior/params/kernel`) -> its number.
   """
-  numbers = jax.device_get(_hash_leaves(tree))
-  return {path: int(n) for path, n in reading.by_path(numbers).items()}
+  numbers = layout.flatten_with_names(jax.device_get(_hash_leaves(tree)))
+  return {path: int(n) for path, n in numbers.items()}
 
 
 @jax.jit

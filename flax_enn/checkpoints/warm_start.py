@@ -20,7 +20,7 @@ from flax import traverse_util
 import jax
 import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import reading
+from flax_enn.checkpoints import layout
 
 _FIELDS = {'workdir', 'step', 'modules'}
 
@@ -80,7 +80,7 @@ def warm_start(
     variables |= _read(path, pairs, variables)
   logging.info('Warm start of %s from %s', dict(init['modules']), path)
   placed = jax.tree_util.tree_map_with_path(
-      lambda p, _: variables[reading.path_name(p)], _variables(state)
+      lambda p, _: variables[layout.path_name(p)], _variables(state)
   )
   return state.replace(**placed)
 
@@ -101,7 +101,7 @@ def _read(
       sep='/',
   )
   with (
-      reading.reading(path),
+      layout.wrap_errors(path),
       ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
   ):
     read = reader.restore(
@@ -112,7 +112,7 @@ def _read(
             partial_restore=True,
         ),
     )
-  arrays = reading.by_path(read)
+  arrays = layout.flatten_with_names(read)
   return {target: arrays[source] for target, source in pairs.items()}
 
 
@@ -120,31 +120,31 @@ def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
   """The folder of the checkpoint that `config.init` names."""
   if unknown := set(init) - _FIELDS:
     raise ValueError(
-        f'config.init has no field {sorted(unknown)}; it has {sorted(_FIELDS)}'
+        f'there is no field {sorted(unknown)}; known: {sorted(_FIELDS)}'
     )
   if missing := {'workdir', 'modules'} - set(init):
-    raise ValueError(f'config.init needs the fields {sorted(missing)}')
+    raise ValueError(f'it needs the fields {sorted(missing)}')
   if not init['modules']:
     raise ValueError(
-        "config.init.modules is empty; expected {'module here': 'module there'}"
+        "modules is empty; expected {'module here': 'module there'}"
     )
-  source = reading.absolute(init['workdir'], base=workdir)
-  found = f'config.init.workdir is {init["workdir"]!r}, which is {source}:'
-  steps = reading.steps(source)
+  source = layout.absolute(init['workdir'], base=workdir)
+  found = f'workdir is {init["workdir"]!r}, which is {source}:'
+  steps = layout.steps(source)
   if not steps:
     problem = 'no checkpoint there' if source.exists() else 'no such folder'
     raise ValueError(
         f'{found} {problem}. Train that run first (train.py'
-        f' --workdir={source}), then this one; or set config.init.workdir to a'
+        f' --workdir={source}), then this one; or set workdir to a'
         f' run with checkpoints (in {source.parent}: {_runs(source.parent)})'
     )
   step = _step(init.get('step', 'latest'), steps, source)
   if step not in steps:
     raise ValueError(
-        f'config.init.step is {init["step"]!r}, but the checkpoints in {source}'
+        f'step is {init["step"]!r}, but the checkpoints in {source}'
         f" are of the steps {steps}; choose one of them, 'latest' or 'best'"
     )
-  return reading.directory(source) / str(step)
+  return layout.checkpoint_dir(source) / str(step)
 
 
 def _step(
@@ -159,10 +159,10 @@ def _step(
 
 
 def _best(steps: list[int], source: epath.Path) -> int:
-  best = reading.best(reading.scores(source), steps)
+  best = layout.best(layout.scores(source), steps)
   if best is None:
     raise ValueError(
-        f"config.init.step is 'best', but no checkpoint in {source} was judged;"
+        f"step is 'best', but no checkpoint in {source} was evaluated;"
         f" choose 'latest' or one of {steps}"
     )
   return best
@@ -172,12 +172,12 @@ def _runs(parent: epath.Path) -> list[str]:
   """The runs in a folder that have checkpoints."""
   if not parent.exists():
     return []
-  return sorted(run.name for run in parent.iterdir() if reading.steps(run))
+  return sorted(run.name for run in parent.iterdir() if layout.steps(run))
 
 
-def _saved(path: epath.Path) -> reading.Leaves:
-  with reading.reading(path):
-    return reading.leaves(path)
+def _saved(path: epath.Path) -> layout.Leaves:
+  with layout.wrap_errors(path):
+    return layout.tree_metadata(path)
 
 
 def _variables(state: Any) -> dict[str, Any]:
@@ -185,13 +185,13 @@ def _variables(state: Any) -> dict[str, Any]:
 
 
 def _targets(state: Any) -> dict[str, Any]:
-  return reading.by_path(_variables(state))
+  return layout.flatten_with_names(_variables(state))
 
 
 def _match(
     init: Mapping[str, Any],
     path: epath.Path,
-    saved: reading.Leaves,
+    saved: layout.Leaves,
     targets: Mapping[str, Any],
 ) -> list[dict[str, str]]:
   """Pairs the arrays of this run with those of the source, and checks them.
@@ -203,14 +203,17 @@ def _match(
   for target, source in init['modules'].items():
     here = _module(targets, target, 'the network of this run')
     there = _module(saved, source, path)
-    if wrong := reading.differences(
+    if wrong := layout.differences(
         {name: saved[full] for name, full in there.items()},
-        {name: reading.as_saved(targets[full]) for name, full in here.items()},
+        {
+            name: layout.to_stored_spec(targets[full])
+            for name, full in here.items()
+        },
     ):
       raise ValueError(
-          f'config.init.modules.{target}: module {source!r} of {path} does not'
-          f' fit module {target!r} of config.network:{reading.some(wrong)}\n'
-          'give both runs the same module, or change config.init.workdir'
+          f'modules.{target}: module {source!r} of {path} does not fit module'
+          f' {target!r} of this network:{layout.format_list(wrong)}\n'
+          'give both runs the same module, or change `workdir`'
       )
     pairs.append({full: there[name] for name, full in here.items()})
   return pairs
@@ -247,7 +250,7 @@ def _module(
       found[f'{collection}/{rest.removeprefix(f"{module}/")}'] = path
   if not found:
     raise ValueError(
-        f'config.init.modules names {module!r}, but {where} has no such module;'
+        f'modules names {module!r}, but {where} has no such module;'
         f' it has {sorted(known)}'
     )
   return found

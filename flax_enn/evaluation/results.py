@@ -1,15 +1,14 @@
-"""What evaluation found: numbers, a table of them, and their file."""
+"""The results of evaluation: numbers, a table of them, and their file."""
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import math
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from flax_enn.files import write_file
+from flax_enn.run_folder import write_json
 
 Metrics = Mapping[str, float]  # name -> value
 
@@ -19,23 +18,21 @@ SHOWN = ('accuracy', 'rmse', 'nll', 'joint_nll', 'ece', 'brier')
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What evaluation found on one split.
+  """The results on one split.
 
   Attributes:
     metrics: values by name, for `base` (where there is one) and `enn`.
-    task: `classification` or `regression`.
     tau: number of labels in the joint predictions.
     calibration: of each classifier, `count`, `confidence` and `correct`
       (`[bins]` sums, see `metrics.ECE`).
     disagreement: `[2, bins]` number of examples over disagreement, see
-      `Totals`. None in regression.
+      `EvalState`. None where there is no largest value.
     examples: of those the indices disagree on most, in falling order: `x`, `y`,
-      `id`, `disagreement`, `preds` (`[k, C]` mean probabilities or means) and,
-      where there is a base, its own as `base`.
+      `id`, `disagreement`, and the mean predictions `[k, C]` as `enn` and
+      `base`.
   """
 
   metrics: Mapping[str, Metrics]
-  task: str
   tau: int
   calibration: Mapping[str, Mapping[str, np.ndarray]]
   disagreement: np.ndarray | None
@@ -47,8 +44,8 @@ def table(results: Results) -> str:
   metrics = results.metrics
   names = [name for name in SHOWN if name in metrics['enn']]
   rows = [['', *names]]
-  for who, values in metrics.items():
-    rows.append([who, *(f'{values[name]:.4f}' for name in names)])
+  for name, values in metrics.items():
+    rows.append([name, *(f'{values[m]:.4f}' for m in names)])
   if 'base' in metrics:
     ratios = (_ratio(metrics['enn'][n], metrics['base'][n]) for n in names)
     rows.append(['enn/base', *ratios])
@@ -65,31 +62,32 @@ def _ratio(enn: float, base: float) -> str:
 
 
 def write_results(
-    workdir: epath.PathLike, step: int, split: str, results: Results
+    workdir: epath.PathLike, step: int, results: Mapping[str, Results]
 ) -> dict[str, Any]:
-  """Writes `workdir/results.json`, whole or not at all, from one process.
+  """Writes `workdir/results.json` atomically, from one process.
 
   Args:
     workdir: folder of the run.
     step: training step that was evaluated.
-    split: name of the split.
-    results: what was found on it.
+    results: by the name of the evaluation: `test`, `validation` …
 
   Returns:
-    What the file holds: `{'step': step, split: {'base': {...}, 'enn': {...}}}`.
+    What the file holds: `{'step': step, NAME: {'base': {...}, 'enn': {...}}}`.
     A value that is not finite is None, which JSON can hold.
   """
   content = {
       'step': int(step),
-      split: {
-          who: {
-              k: v if math.isfinite(v) else None
-              for k, v in values.items()
-              if k in SHOWN
+      **{
+          name: {
+              model: {
+                  k: v if math.isfinite(v) else None
+                  for k, v in values.items()
+                  if k in SHOWN
+              }
+              for model, values in found.metrics.items()
           }
-          for who, values in results.metrics.items()
+          for name, found in results.items()
       },
   }
-  text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-  write_file(epath.Path(workdir) / 'results.json', f'{text}\n'.encode())
+  write_json(epath.Path(workdir) / 'results.json', content)
   return content

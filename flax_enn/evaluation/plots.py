@@ -1,4 +1,4 @@
-"""The panels of a report: each draws one thing into matplotlib axes."""
+"""The plots of a report: each draws one thing into matplotlib axes."""
 
 from collections.abc import Mapping
 import math
@@ -32,17 +32,17 @@ def reliability(
 ) -> None:
   """Accuracy against confidence, and the share of examples that have it."""
   ax.plot([0, 1], [0, 1], color='#ced4da', lw=1, zorder=0)
-  for i, (who, bins) in enumerate(calibration.items()):
+  for i, (name, bins) in enumerate(calibration.items()):
     count = bins['count']
     seen = count > 0
     x = bins['confidence'][seen] / count[seen]
     y = bins['correct'][seen] / count[seen]
-    color = COLORS[who]
+    color = COLORS[name]
     share = count / count.sum()
     ax.plot(x, y, color=color, lw=1, alpha=0.4)
     # The area of a dot is the share of examples behind it.
     ax.scatter(x, y, 10 + 180 * share[seen], color=color, zorder=3)
-    label = f'{who}, ECE {metrics[who]["ece"]:.3f}'
+    label = f'{name}, ECE {metrics[name]["ece"]:.3f}'
     ax.plot([], [], 'o', color=color, label=label)
     width = 1 / len(count) / len(calibration)
     left = np.arange(len(count)) / len(count) + i * width
@@ -58,8 +58,8 @@ def log_losses(
 ) -> None:
   """Joint against marginal log-loss, both in nats per label."""
   points = {
-      who: (values['nll'], values['joint_nll'] / tau)
-      for who, values in metrics.items()
+      name: (values['nll'], values['joint_nll'] / tau)
+      for name, values in metrics.items()
   }
   finite = [v for point in points.values() for v in point if math.isfinite(v)]
   low, high = min(finite, default=0), max(finite, default=1)
@@ -77,21 +77,22 @@ def log_losses(
       color='#868e96',
       fontsize=8,
   )
-  for who, (marginal, joint) in points.items():
+  for name, (marginal, joint) in points.items():
     ax.plot(
-        [marginal, marginal], [marginal, joint], color=COLORS[who], ls=':', lw=2
+        [marginal, marginal], [marginal, joint],
+        color=COLORS[name], ls=':', lw=2,
     )
-    ax.plot(marginal, joint, 'o', ms=10, color=COLORS[who])
+    ax.plot(marginal, joint, 'o', ms=10, color=COLORS[name])
     # Above the line and below it, so that the two never cover each other.
-    side = -1 if who == 'base' else 1
+    side = -1 if name == 'base' else 1
     ax.annotate(
-        f'{who}\n{marginal:.3f}, {joint:.3f}',
+        f'{name}\n{marginal:.3f}, {joint:.3f}',
         (marginal, joint),
         xytext=(9 * side, -5 * side),
         textcoords='offset points',
         ha='left' if side > 0 else 'right',
         va='top' if side > 0 else 'bottom',
-        color=COLORS[who],
+        color=COLORS[name],
         fontweight='bold',
     )
   ax.set(
@@ -192,7 +193,7 @@ def curve(
     preds: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
-    noise_std: float,
+    noise_std: np.ndarray,
 ) -> None:
   """Functions `[N, G]` of one input, their mean and spread, and data."""
   mean, std = preds.mean(0), preds.std(0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
+import math
 from typing import Any, TypeVar
 
 from absl import logging
@@ -12,9 +12,9 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import reading
+from flax_enn.checkpoints import layout
 from flax_enn.checkpoints.fingerprint import fingerprint
-from flax_enn.files import write_file
+from flax_enn.run_folder import write_json
 
 State = TypeVar('State')
 
@@ -35,7 +35,7 @@ class _LatestAndBest:
   ) -> list[bool]:
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
-    kept = {*steps[-self.keep :], reading.best(self.scores, steps)}
+    kept = {*steps[-self.keep :], layout.best(self.scores, steps)}
     return [step in kept for step in steps]
 
 
@@ -51,7 +51,7 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-class Checkpoints:
+class Checkpointer:
   """Saves and restores the train states of the run in one `workdir`.
 
   A state is a `flax.struct` tree whose leaves are global arrays (or typed PRNG
@@ -70,10 +70,10 @@ class Checkpoints:
       best: the metric that says which one is best; lower is better.
     """
     if keep < 1:
-      raise ValueError(f'config.checkpoint.keep is {keep}; set it to 1 or more')
-    self.directory = reading.directory(workdir)
+      raise ValueError(f'keep is {keep}; set it to 1 or more')
+    self.directory = layout.checkpoint_dir(workdir)
     self._metric = best
-    self._scores = reading.scores(workdir)
+    self._scores = layout.scores(workdir)
     self._policy = _LatestAndBest(keep, self._scores)
     self._manager = _Manager(
         self.directory,
@@ -86,26 +86,23 @@ class Checkpoints:
         ),
     )
 
-  def save(self, state: Any, step: int, *, meta: Mapping[str, Any]) -> bool:
+  def save(self, state: Any, step: int) -> bool:
     """Starts to save a state; returns once it has been copied off the devices.
 
     Args:
       state: the train state. It may be donated as soon as this returns.
       step: number of training steps it has seen.
-      meta: what else describes the run; JSON types only.
 
     Returns:
       False if this step, or a later one, is there already.
 
     Raises:
-      TypeError: `meta` is not JSON.
       Exception: whatever stopped the save before this one.
     """
     if step in self._manager.all_steps():
       return False
-    record = {'meta': dict(meta), 'fingerprint': _frozen_fingerprint(state)}
-    json.dumps(record)  # raises here, not in the thread of a half-done save
-    self._forget(step)
+    record = {'fingerprint': _frozen_fingerprint(state)}
+    self._drop_score(step)
     return self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -114,7 +111,7 @@ class Checkpoints:
     )
 
   def score(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Records how a saved step was judged, which ranks it.
+    """Records how a saved step was evaluated, which ranks it.
 
     Args:
       step: that was saved; what is recorded of it already is replaced.
@@ -128,12 +125,16 @@ class Checkpoints:
           f'metrics have no {self._metric!r}, which ranks the checkpoints; they'
           f' have {sorted(metrics)}'
       )
-    numbers = {name: float(m) for name, m in metrics.items()}
+    # JSON has no NaN; a checkpoint without a number is not the best.
+    numbers = {
+        name: float(m) if math.isfinite(m) else None
+        for name, m in metrics.items()
+    }
     self._scores[step] = {'score': numbers[self._metric], 'metrics': numbers}
     self._write_scores()
 
   def scored(self, step: int) -> bool:
-    """Whether it is recorded how this step was judged, on all hosts alike."""
+    """Whether a step has been evaluated, the same on every process."""
     scored = np.asarray(step in self._scores)
     return bool(multihost_utils.broadcast_one_to_all(scored))
 
@@ -162,13 +163,13 @@ class Checkpoints:
       state, error = None, 'another host cannot read it'
       try:
         state = self._restore(step, abstract)
-      except reading.DamagedCheckpointError as e:
+      except layout.DamagedCheckpointError as e:
         error = str(e)
       if _on_any_host(state is None) or state is None:
         damaged[step] = error
         continue
       for bad, error in damaged.items():
-        moved = self._set_aside(bad)
+        moved = self._quarantine(bad)
         logging.warning(
             'Checkpoint of step %d is damaged: %s. It is now %s; going on from'
             ' step %d, %s.', bad, error, moved, step, self._path(step),
@@ -177,9 +178,9 @@ class Checkpoints:
         self._manager.reload()
       return state, step
     if damaged:
-      raise reading.DamagedCheckpointError(
+      raise layout.DamagedCheckpointError(
           f'none of the checkpoints in {self.directory} can be read:'
-          + reading.some([f'step {s}: {e}' for s, e in damaged.items()])
+          + layout.format_list([f'step {s}: {e}' for s, e in damaged.items()])
           + '\nrepair one of them, or choose another --workdir to start anew'
       )
     return None
@@ -192,7 +193,7 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """The saved step of the lowest score, None if none has a score; waits."""
     self.wait()
-    return reading.best(self._scores, self._manager.all_steps())
+    return layout.best(self._scores, self._manager.all_steps())
 
   def wait(self) -> None:
     """Waits for a save under way and raises what went wrong in it."""
@@ -205,29 +206,28 @@ class Checkpoints:
   def _path(self, step: int) -> epath.Path:
     return self.directory / str(step)
 
-  def _forget(self, step: int) -> None:
+  def _drop_score(self, step: int) -> None:
     """Drops the score of a step that is saved anew, or damaged."""
     if self._scores.pop(step, None) is not None:
       self._write_scores()
 
   def _write_scores(self) -> None:
     """Writes `scores.json`."""
-    text = json.dumps(self._scores, indent=2, sort_keys=True)
-    write_file(self.directory / 'scores.json', text.encode())
+    write_json(self.directory / 'scores.json', self._scores)
 
   def _restore(self, step: int, abstract: State) -> State:
     path = self._path(step)
-    with reading.reading(path):
-      meta = reading.meta(path)
-      saved = reading.leaves(path)
-    expected = jax.tree.map(reading.as_saved, abstract)
-    if wrong := reading.differences(saved, reading.by_path(expected)):
+    with layout.wrap_errors(path):
+      meta = layout.meta(path)
+      saved = layout.tree_metadata(path)
+    expected = jax.tree.map(layout.to_stored_spec, abstract)
+    if wrong := layout.differences(saved, layout.flatten_with_names(expected)):
       raise ValueError(
-          f'{path} does not fit config.network and config.optimizer:'
-          + reading.some(wrong)
+          f'{path} does not fit this network and optimizer:'
+          + layout.format_list(wrong)
           + '\nuse the config it was trained with, or another --workdir'
       )
-    with reading.reading(path):
+    with layout.wrap_errors(path):
       items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       state = self._manager.restore(step, args=items)['state']
       # Without its record of PRNG keys, Orbax gives them back as plain numbers.
@@ -237,12 +237,12 @@ class Checkpoints:
     if wrong := [n for n in found if found[n] != meta['fingerprint'].get(n)]:
       raise ValueError(
           f'{path}: these frozen variables are not those that were saved (their'
-          f' fingerprints differ):{reading.some(wrong)}\nmove that folder away'
-          ' to go on from the checkpoint before it'
+          f' fingerprints differ):{layout.format_list(wrong)}\nmove that folder'
+          ' away to go on from the checkpoint before it'
       )
     return state
 
-  def _set_aside(self, step: int) -> epath.Path:
+  def _quarantine(self, step: int) -> epath.Path:
     """Renames a checkpoint so that Orbax no longer sees it."""
     multihost_utils.sync_global_devices(f'before setting {step} aside')
     moved = self.directory / f'damaged-{step}'
@@ -253,7 +253,7 @@ class Checkpoints:
         moved = self.directory / f'damaged-{step}-{number}'
       self._path(step).rename(moved)
     multihost_utils.sync_global_devices(f'after setting {step} aside')
-    self._forget(step)
+    self._drop_score(step)
     return moved
 
 

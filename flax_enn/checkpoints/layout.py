@@ -1,20 +1,18 @@
 """What lies in the checkpoints of a run, read without changing anything.
 
 A run keeps its checkpoints in `WORKDIR/checkpoints/STEP/`, each with two items:
-`state`, the arrays, and `meta`, a JSON object with the keys
+`state`, the arrays, and `meta`, a JSON object with the key
 
-  meta         what the trainer passed to `Checkpoints.save`
   fingerprint  path in the collection `frozen` -> its number
 
-A checkpoint is saved before it is judged. What the judgement says is beside
-them, in `scores.json`: step -> {"score": the metric by which the best is
+A checkpoint is saved before it is evaluated. The results are beside them, in
+`scores.json`: step -> {"score": the metric by which the best is
 chosen, "metrics": all of them by name}.
 """
 
 from collections.abc import Generator, Mapping, Sequence
 import contextlib
 import json
-import math
 import os
 from typing import Any
 
@@ -31,7 +29,7 @@ class DamagedCheckpointError(RuntimeError):
 
 
 @contextlib.contextmanager
-def reading(path: epath.Path) -> Generator[None]:
+def wrap_errors(path: epath.Path) -> Generator[None]:
   """Turns whatever a reader raises into a `DamagedCheckpointError`.
 
   Orbax has no error of its own for a damaged file: the parser of that file
@@ -62,14 +60,14 @@ def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
   return epath.Path(os.path.abspath(os.path.join('.', *path.parts)))
 
 
-def directory(workdir: epath.PathLike) -> epath.Path:
+def checkpoint_dir(workdir: epath.PathLike) -> epath.Path:
   """Where a run keeps its checkpoints."""
   return absolute(workdir) / 'checkpoints'
 
 
 def steps(workdir: epath.PathLike) -> list[int]:
   """The steps that were saved to the end, in order."""
-  where = directory(workdir)
+  where = checkpoint_dir(workdir)
   if not where.exists():
     return []
   return sorted(ocp.utils.checkpoint_steps(where))
@@ -77,13 +75,13 @@ def steps(workdir: epath.PathLike) -> list[int]:
 
 def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
   """What is in `scores.json` by step; without it, or when it is damaged, {}."""
-  path = directory(workdir) / 'scores.json'
+  path = checkpoint_dir(workdir) / 'scores.json'
   if not path.exists():
     return {}
   try:
     found = json.loads(path.read_text())
     return {
-        int(step): {'score': float(v['score']), 'metrics': dict(v['metrics'])}
+        int(step): {'score': v['score'], 'metrics': dict(v['metrics'])}
         for step, v in found.items()
     }
   except (ValueError, TypeError, KeyError, AttributeError) as e:
@@ -96,11 +94,11 @@ def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
 def best(
     scores: Mapping[int, Mapping[str, Any]], steps: Sequence[int]
 ) -> int | None:
-  """The step of the lowest score among `steps`; a NaN is no score."""
+  """The step of the lowest score among `steps`, of those that have one."""
   ranked = {
       step: scores[step]['score']
       for step in steps
-      if step in scores and not math.isnan(scores[step]['score'])
+      if step in scores and scores[step]['score'] is not None
   }
   return min(ranked, key=ranked.__getitem__, default=None)
 
@@ -110,24 +108,24 @@ def meta(path: epath.Path) -> Mapping[str, Any]:
   return ocp.JsonCheckpointHandler().restore(path / 'meta')
 
 
-def leaves(path: epath.Path) -> Leaves:
+def tree_metadata(path: epath.Path) -> Leaves:
   """Path -> shape and dtype of all arrays of the checkpoint `path`."""
   saved = ocp.PyTreeCheckpointHandler().metadata(path / 'state')
   return {
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-      for name, leaf in by_path(saved.tree).items()
+      for name, leaf in flatten_with_names(saved.tree).items()
       if hasattr(leaf, 'dtype')  # an empty subtree is listed as a leaf
   }
 
 
-def as_saved(leaf: Any) -> jax.ShapeDtypeStruct:
+def to_stored_spec(leaf: Any) -> jax.ShapeDtypeStruct:
   """The shape and dtype under which an array or key is stored."""
   if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.eval_shape(jax.random.key_data, leaf)
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def by_path(tree: Any) -> dict[str, Any]:
+def flatten_with_names(tree: Any) -> dict[str, Any]:
   """The leaves of a tree by path: `params/base/kernel`."""
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {path_name(path): leaf for path, leaf in flat}
@@ -157,7 +155,7 @@ def differences(
   ]
 
 
-def some(lines: list[str], limit: int = 8) -> str:
+def format_list(lines: list[str], limit: int = 8) -> str:
   """The first few of many lines, one below the other."""
   rest = len(lines) - limit
   more = [f'and {rest} more'] if rest > 0 else []

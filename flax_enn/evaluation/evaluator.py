@@ -1,0 +1,125 @@
+"""Evaluator: all evaluations of a run, from a saved state to its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+
+from flax_enn.checkpoints import Checkpointer, fingerprint
+from flax_enn.core import Variables
+from flax_enn.evaluation.evaluation import Evaluation
+from flax_enn.evaluation.partial import EvalCheckpoint
+from flax_enn.evaluation.results import Results, table, write_results
+
+
+class Evaluator:
+  """Scores the states of a run on its evaluations and records the results.
+
+  What was summed is kept while an evaluation runs, and all of it until its
+  results are safe: nothing is done twice, wherever the process is killed.
+  """
+
+  def __init__(
+      self,
+      evaluations: Sequence[Evaluation],
+      *,
+      key: jax.Array,
+      workdir: epath.Path,
+      writer: Any,
+      checkpointer: Checkpointer,
+      identity: Mapping[str, Any],
+      stop: Callable[[], bool],
+  ):
+    """Prepares to evaluate.
+
+    Args:
+      evaluations: the first is the run's own, which ranks its checkpoints.
+      key: that indices are drawn from.
+      workdir: of the run.
+      writer: of its metrics.
+      checkpointer: of the run, which keeps the scores.
+      identity: all that decides the numbers beside the variables, as JSON
+        types.
+      stop: whether to stop, asked equally often on every process.
+    """
+    self._evaluations = evaluations
+    self._key = key
+    self._workdir = workdir
+    self._writer = writer
+    self._checkpointer = checkpointer
+    self._identity = identity
+    self._stop = stop
+
+  def __call__(
+      self, variables: Variables, step: int, *, final: bool
+  ) -> dict[str, Any] | None:
+    """Evaluates a saved state.
+
+    Args:
+      variables: of the state.
+      step: number of training steps it has seen.
+      final: whether the run ends here: then `results.json` and `report.png` are
+        written.
+
+    Returns:
+      What `results.json` holds, if it was written.
+
+    Raises:
+      Preempted: the run was asked to stop; what was summed is kept.
+    """
+    identity = {
+        **self._identity, 'step': step, 'variables': fingerprint(variables),
+    }  # fmt: skip
+    results, partials = {}, []
+    for evaluation in self._evaluations:
+      name = evaluation.name
+      partial = EvalCheckpoint(
+          self._workdir / f'evaluation-{name}.npz',
+          {**identity, 'evaluation': name},
+          stop=self._stop,
+      )
+      partials.append(partial)
+      results[name] = evaluation(variables, self._key, partial)
+      self._write(step, evaluation, results[name])
+    self._writer.flush()  # What has a score is not evaluated again.
+    own = self._evaluations[0]
+    self._checkpointer.score(step, results[own.name].metrics['enn'])
+    written = None
+    if final:
+      written = write_results(self._workdir, step, results)
+      self._draw(variables, own, results[own.name])
+    for partial in partials:
+      partial.delete()
+    return written
+
+  def _write(self, step: int, evaluation: Evaluation, found: Results) -> None:
+    """To the curves and the log."""
+    self._writer.write_scalars(
+        step,
+        {
+            f'{evaluation.name}_{model}/{metric}': value
+            for model, values in found.metrics.items()
+            for metric, value in values.items()
+        },
+    )
+    logging.info(
+        'Step %d, %s, %d indices:\n%s',
+        *(step, evaluation.name, evaluation.scorer.num_indices, table(found)),
+    )
+
+  def _draw(
+      self, variables: Variables, evaluation: Evaluation, found: Results
+  ) -> None:
+    from flax_enn.evaluation.report import draw  # matplotlib takes its time
+
+    scorer = evaluation.scorer
+    draw(
+        self._workdir,
+        found,
+        scorer.model,
+        functools.partial(scorer.predict, variables, key=self._key),
+        evaluation.training_points,
+    )

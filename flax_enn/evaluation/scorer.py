@@ -1,0 +1,219 @@
+"""Scorer: the named predictions of a model, scored on a stream of batches."""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from flax_enn import data, sharding
+from flax_enn.core import Batch, Index, Variables
+from flax_enn.evaluation.eval_state import EvalState
+from flax_enn.evaluation.partial import EvalCheckpoint
+from flax_enn.evaluation.results import Results
+from flax_enn.likelihoods import Likelihood
+from flax_enn.metrics import ECE, PredictiveStats
+from flax_enn.model import Model
+from flax_enn.sampling import over_index, reduce_over_index
+from flax_enn.throttle import Throttle
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """Scores the predictions of one model on any data, compiled once.
+
+  Attributes:
+    model: whose likelihood has the temperature of `enn`.
+    batch_size: B, examples in a batch over all processes.
+    mesh: from `sharding.create_mesh`; the first device by default.
+    rules: from `sharding.create_rules`.
+    num_indices: N, shared by all examples.
+    tau: number of labels in a joint prediction.
+    chunk: indices that are mapped over at once; bounds memory.
+    num_examples: how many of the examples with the highest disagreement are
+      kept for the report, at most.
+    base_temperature: that the base's own logits are divided by.
+  """
+
+  model: Model
+  batch_size: int
+  mesh: Mesh | None = None
+  rules: sharding.Rules = dataclasses.field(
+      default_factory=lambda: sharding.DEFAULT_RULES
+  )
+  num_indices: int = 1000
+  tau: int = 10
+  chunk: int = 100
+  num_examples: int = 16
+  base_temperature: float = 1.0
+
+  def __call__(
+      self,
+      variables: Variables,
+      batches: Iterable[Batch],
+      key: jax.Array,
+      *,
+      partial: EvalCheckpoint | None = None,
+      report: Callable[[int], Any] = lambda done: None,
+  ) -> Results:
+    """Scores the model with these variables.
+
+    Args:
+      variables: collections of the network, `params` among them.
+      batches: numpy batches, this process's rows of each, all of one shape; the
+        last one padded.
+      key: that the indices are drawn from: the same for every batch, since one
+        index is one function of all inputs.
+      partial: keeps what was summed so far; then `batches` are those after the
+        first `partial.num_batches`.
+      report: is told how many batches are done.
+
+    Returns:
+      The results, the same on every process.
+    """
+    where = sharding.batch_sharding(self._mesh, self.rules)
+    put = functools.partial(sharding.make_global_batch, where=where)
+    throttle = Throttle()
+    with sharding.use_mesh(self._mesh, self.rules):
+      indices = self._indices(key, self.num_indices)
+      state, done = None, 0
+      if partial and partial.num_batches:
+        done = partial.num_batches
+        state = partial.restore(
+            jax.eval_shape(
+                self.step,
+                variables,
+                indices,
+                data.abstract_batch(self.model.spec, self.batch_size, where),
+            )
+        )
+      for batch in data.prefetch(batches, put):
+        update = self.step(variables, indices, batch)
+        state = update if state is None else self._merge(state, update)
+        done += 1
+        throttle(state)
+        report(done)
+        if partial:
+          partial.maybe_save(done, state)
+    if state is None:
+      raise ValueError('there is no batch to evaluate; the split is empty')
+    if partial:
+      partial.save(done, state)
+    return self._results(state)
+
+  @functools.cached_property
+  def step(self) -> Any:
+    """`(variables, indices, batch) -> EvalState`, compiled on first use."""
+
+    def step(variables: Variables, indices: Index, batch: Batch) -> EvalState:
+      first = jax.tree.map(lambda leaf: leaf[0], indices)
+      base = self._apply(variables, batch.x, first).base
+      predictions = {}
+      if base is not None:  # free of the index: one is enough
+        likelihood = self.model.likelihood.tempered(self.base_temperature)
+        predictions['base'] = self._zeros(likelihood).update(
+            likelihood, base[None], batch.y
+        )
+      likelihood = self.model.likelihood
+      predictions['enn'] = reduce_over_index(
+          lambda index: self._apply(variables, batch.x, index).preds,
+          indices,
+          init=self._zeros(likelihood),
+          reduce=lambda s, outputs: s.update(likelihood, outputs, batch.y),
+          chunk=min(self.chunk, self.num_indices),
+      )
+      return EvalState.of_batch(
+          predictions, batch, self.model.likelihood, self.num_examples
+      )
+
+    return self._jit(step)
+
+  def predict(
+      self, variables: Variables, x: Any, key: jax.Array, n: int = 100
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """The predictions of n indices for a few inputs.
+
+    Args:
+      variables: as in a call.
+      x: `[B, ...]` numpy inputs, the same on every process.
+      key: that the indices are drawn from; with the key of a call, index i is
+        index i of that call.
+      n: number of indices N.
+
+    Returns:
+      `[N, B, C]` probabilities and None, or means and variances of y.
+    """
+    rows = len(jax.tree.leaves(x)[0])
+    with sharding.use_mesh(self._mesh, self.rules):
+      # The same number of rows on every device: the last input is repeated.
+      size = self._mesh.size
+      padded = np.minimum(np.arange(-(-rows // size) * size), rows - 1)
+      x = jax.tree.map(lambda leaf: np.asarray(leaf)[padded], x)
+      x = jax.device_put(x, sharding.replicated(self._mesh))
+      moments = self._predict(variables, self._indices(key, n), x)
+      return jax.tree.map(lambda leaf: np.asarray(leaf)[:, :rows], moments)
+
+  @functools.cached_property
+  def _mesh(self) -> Mesh:
+    if self.mesh is None:
+      return sharding.create_mesh({}, jax.local_devices()[:1])
+    return self.mesh
+
+  def _jit(self, fn: Callable[..., Any], **options: Any) -> Any:
+    """Compiles `fn`, whose results are replicated."""
+    where = sharding.replicated(self._mesh)
+    return jax.jit(fn, out_shardings=where, **options)
+
+  @functools.cached_property
+  def _indices(self) -> Any:
+    sample = self.model.network.indexer.sample
+    return self._jit(lambda key, n: sample(key, n), static_argnums=1)
+
+  @functools.cached_property
+  def _merge(self) -> Any:
+    return self._jit(EvalState.merge)
+
+  @functools.cached_property
+  def _predict(self) -> Any:
+    def predict(variables, indices, x):
+      outputs = over_index(
+          lambda index: self._apply(variables, x, index).preds, indices
+      )
+      return self.model.likelihood.moments(outputs)
+
+    return self._jit(predict)
+
+  def _apply(self, variables: Variables, x: Any, index: Index) -> Any:
+    return self.model.apply(variables, x, index)
+
+  def _zeros(self, likelihood: Likelihood) -> PredictiveStats:
+    return PredictiveStats.zeros(likelihood, self.batch_size, self.tau)
+
+  def _results(self, state: EvalState) -> Results:
+    state = jax.device_get(state)
+    examples = state.examples
+    real = examples.disagreement > -np.inf
+    with np.errstate(invalid='ignore'):  # The average of nothing is NaN.
+      computed = {k: v.compute() for k, v in state.metrics.items()}
+    return Results(
+        metrics={
+            name: {metric: float(value) for metric, value in values.items()}
+            for name, values in computed.items()
+        },
+        tau=self.tau,
+        calibration={
+            name: {k: np.asarray(v) for k, v in vars(ece).items()}
+            for name, metrics in state.metrics.items()
+            if isinstance(ece := getattr(metrics, 'ece', None), ECE)
+        },
+        disagreement=None
+        if state.disagreement is None
+        else np.asarray(state.disagreement),
+        examples=jax.tree.map(
+            lambda leaf: leaf[real],
+            {**examples.values, 'disagreement': examples.disagreement},
+        ),
+    )
