@@ -1,12 +1,19 @@
-"""Reads the programs that XLA has compiled, in the text form of HLO."""
+"""Parses programs of XLA in the text form of HLO, compiled or only lowered."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import functools
+import itertools
 import math
 import re
 
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0}
+_NAME = r'%?[\w.\-]+'
+# Attributes that name the computations which an instruction runs.
+_CALLS = (
+    'calls', 'branch_computations', 'true_computation', 'false_computation',
+)  # fmt: skip
+_CALLED = {'while': ('body',), 'call': ('to_apply',)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +23,7 @@ class Array:
   Attributes:
     dtype: XLA's name of it, such as `bf16`.
     shape: its sizes.
-    memory: number of the memory space; 0 is the large one.
+    memory: number of the memory space; 0 is HBM.
   """
 
   dtype: str
@@ -56,7 +63,7 @@ class Instruction:
 
   @functools.cached_property
   def arrays(self) -> tuple[Array, ...]:
-    """The arrays of the result, one if it is no tuple."""
+    """The arrays of the result, one if it is not a tuple."""
     found = re.findall(r'\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?', self.type)
     return tuple(
         Array(
@@ -69,13 +76,12 @@ class Instruction:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of the result, which is one array."""
     return self.arrays[0].shape
 
-  def attribute(self, name: str, pattern: str, default: str = '') -> str:
+  def attribute(self, name: str, pattern: str) -> str:
     """What follows `name=`, in so far as it matches."""
     match = re.search(rf'\b{name}=({pattern})', self.attributes)
-    return match.group(1) if match else default
+    return match.group(1) if match else ''
 
   @property
   def scope(self) -> str:
@@ -84,11 +90,8 @@ class Instruction:
 
   def called(self, *names: str) -> list[str]:
     """The computations that these attributes name."""
-    found = []
-    for name in names:
-      text = self.attribute(name, r'\{[^}]*\}|%[\w.\-]+')
-      found += re.findall(r'%([\w.\-]+)', text)
-    return found
+    texts = [self.attribute(name, rf'\{{[^}}]*\}}|{_NAME}') for name in names]
+    return re.findall(r'[\w.\-]+', ' '.join(texts))
 
 
 Computation = Mapping[str, Instruction]
@@ -101,14 +104,14 @@ class Run:
   Attributes:
     instruction: what runs.
     computation: where it stands.
-    times: how often it runs in one run of the program.
+    trip_count: how often it runs in one run of the program.
     fused: whether it is part of a larger one, so that what is between the two
       touches no memory.
   """
 
   instruction: Instruction
   computation: Computation
-  times: int
+  trip_count: int
   fused: bool
 
   def operands(self) -> list[Instruction]:
@@ -116,70 +119,96 @@ class Run:
     return [self.computation[name] for name in self.instruction.operands]
 
 
+Cost = Callable[[Run], int]  # of running an instruction once
+
+
+def total_cost(runs: Iterable[Run], cost: Cost) -> int:
+  """Of all runs, as often as they run."""
+  return sum(run.trip_count * cost(run) for run in runs)
+
+
 class Program:
-  """A compiled program."""
+  """A program: computations of instructions, one of which is the entry.
+
+  Attributes:
+    computations: by name.
+  """
 
   def __init__(self, text: str):
-    """Reads it.
-
-    Args:
-      text: from `compiled.as_text()`.
-    """
+    """Parses `compiled.as_text()` or `lowered.as_text('hlo')`."""
     self.computations: dict[str, dict[str, Instruction]] = {}
-    self.unknown_loops = 0  # that are counted once
     current: dict[str, Instruction] = {}
     for line in text.splitlines():
-      header = re.match(r'(ENTRY )?%([\w.\-]+) \(.*\{$', line)
+      header = re.match(rf'(ENTRY )?({_NAME}) (?:\(.*)?\{{$', line)
       if header:
-        current = self.computations.setdefault(header.group(2), {})
+        name = header.group(2).lstrip('%')
+        current = self.computations.setdefault(name, {})
         if header.group(1):
-          self._entry = header.group(2)
-      elif instruction := _parsed(line):
+          self._entry = name
+      elif instruction := _parse(line):
         current[instruction.name] = instruction
 
-  @functools.cached_property
-  def runs(self) -> list[Run]:
-    """Every instruction that runs, in no order."""
-    return list(self._walk(self._entry, 1, False))
+  def runs(self, cost: Cost | None = None) -> Iterator[Run]:
+    """Yields every instruction that runs, in no order.
 
-  def _walk(self, name: str, times: int, fused: bool) -> Iterator[Run]:
+    Args:
+      cost: of the branches of a conditional, the one of the highest cost runs;
+        all of them by default.
+    """
+    return self._walk(self._entry, 1, False, cost)
+
+  @property
+  def unknown_trip_counts(self) -> int:
+    """Number of loops whose length is not known; their bodies run once."""
+    return sum(
+        i.opcode == 'while' and self._trip_count(i, computation) is None
+        for computation in self.computations.values()
+        for i in computation.values()
+    )
+
+  def root(self, name: str) -> Instruction:
+    """The instruction whose result is that of a computation."""
+    (found,) = (i for i in self.computations[name].values() if i.root)
+    return found
+
+  def _walk(
+      self, name: str, trip_count: int, fused: bool, cost: Cost | None
+  ) -> Iterator[Run]:
     computation = self.computations[name]
     for instruction in computation.values():
-      yield Run(instruction, computation, times, fused)
-      inside = fused or instruction.opcode == 'fusion'
-      often = times
-      if instruction.opcode == 'while':
-        often *= self._trips(instruction, computation)
-        called = instruction.called('body')
-      elif instruction.opcode == 'call':
-        called = instruction.called('to_apply')
-      else:
-        called = instruction.called(
-            'calls', 'branch_computations',
-            'true_computation', 'false_computation',
-        )  # fmt: skip
-      for other in called:
-        yield from self._walk(other, often, inside)
+      yield Run(instruction, computation, trip_count, fused)
+      opcode, inner = instruction.opcode, trip_count
+      if opcode == 'while':
+        found = self._trip_count(instruction, computation)
+        inner *= 1 if found is None else found
+      inside = fused or opcode == 'fusion'
+      called = [
+          self._walk(other, inner, inside, cost)
+          for other in instruction.called(*_CALLED.get(opcode, _CALLS))
+      ]
+      if opcode == 'conditional' and cost:
+        called = [
+            max(map(list, called), key=lambda runs: total_cost(runs, cost))
+        ]
+      yield from itertools.chain(*called)
 
-  def _trips(self, loop: Instruction, computation: Computation) -> int:
+  def _trip_count(
+      self, loop: Instruction, computation: Computation
+  ) -> int | None:
+    """How often a loop runs: as XLA noted it, or from its condition.
+
+    The condition is understood where the loop is `for (i = constant; i <
+    constant; i += 1)`; otherwise None.
+    """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
       return int(known.group(1))
-    trips = self._counted(loop, computation)
-    if trips is None:
-      self.unknown_loops += 1
-    return 1 if trips is None else trips
-
-  def _counted(self, loop: Instruction, computation: Computation) -> int | None:
-    """Trips of `for (i = constant; i < constant; i += 1)`, or None."""
     (condition,) = loop.called('condition')
     test = self.computations[condition]
-    (root,) = (i for i in test.values() if i.root)
-    if root.opcode == 'fusion' and len(root.operands) == 2:
-      direction = self.root(root).attribute('direction', r'\w+')
-    else:
-      direction = root.attribute('direction', r'\w+')
-    if direction != 'LT':
+    root = self.root(condition)
+    fused = root.opcode == 'fusion' and len(root.operands) == 2
+    compare = self.root(*root.called('calls')) if fused else root
+    if compare.attribute('direction', r'\w+') != 'LT':
       return None
     counter = _source(test, root.operands[0])
     if counter.opcode != 'get-tuple-element':
@@ -198,12 +227,6 @@ class Program:
     last = value(test, root.operands[1])
     return None if first is None or last is None else max(0, last - first)
 
-  def root(self, fusion: Instruction) -> Instruction:
-    """What a fusion computes in the end."""
-    (name,) = fusion.called('calls')
-    (root,) = (i for i in self.computations[name].values() if i.root)
-    return root
-
 
 def _source(computation: Computation, name: str) -> Instruction:
   """What a value is a copy of."""
@@ -213,8 +236,8 @@ def _source(computation: Computation, name: str) -> Instruction:
   return found
 
 
-def _parsed(line: str) -> Instruction | None:
-  match = re.match(r'  (ROOT )?%([\w.\-]+) = ', line)
+def _parse(line: str) -> Instruction | None:
+  match = re.match(rf'  (ROOT )?({_NAME}) = ', line)
   if not match:
     return None
   rest = line[match.end() :]
@@ -224,12 +247,14 @@ def _parsed(line: str) -> Instruction | None:
   rest = rest[len(opcode) :]
   end = _closing(rest)
   inside = rest[1 : end - 1]
+  literal = inside if opcode in ('parameter', 'constant') else ''
+  names = [] if literal else re.findall(r'([\w.\-]+)(?:, |$)', inside)
   return Instruction(
-      name=match.group(2),
+      name=match.group(2).lstrip('%'),
       type=kind,
       opcode=opcode,
-      operands=tuple(re.findall(r'%([\w.\-]+)', inside)),
-      literal=inside if opcode in ('parameter', 'constant') else '',
+      operands=tuple(names),
+      literal=literal,
       attributes=rest[end:],
       root=bool(match.group(1)),
   )
@@ -242,4 +267,4 @@ def _closing(text: str) -> int:
     depth += 1 if match.group() == '(' else -1
     if not depth:
       return match.end()
-  raise ValueError(f'HLO that cannot be read: {text[:200]}')
+  raise ValueError(f'HLO that cannot be parsed: {text[:200]}')

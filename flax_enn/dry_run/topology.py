@@ -19,39 +19,44 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """What one chip can do at best.
+class ChipSpec:
+  """What one device can do at best: a chip, or one of two chiplets of tpu7x.
 
   Attributes:
     hbm: bytes of memory.
     flops: bfloat16 operations in a second.
-    hbm_rate: bytes in a second between memory and chip.
-    ici_rate: bytes in a second that a chip sends to others of its slice, over
-      all of its links together.
-    dims: numbers of a topology, such as 2 of `16x16`.
+    hbm_bandwidth: bytes in a second between memory and chip.
+    ici_bandwidth: bytes in a second that it sends to others of its slice, over
+      all links together.
+    ndim: numbers of a topology, such as 2 of `16x16`.
     options: of libtpu's description.
   """
 
   hbm: int
   flops: float
-  hbm_rate: float
-  ici_rate: float
-  dims: int
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  ndim: int
   options: tuple[tuple[str, Any], ...] = ()
 
 
-# https://cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, "key specifications".
-# Of the bidirectional rate of the interconnect, half is sent. The page of v4
-# does not say it: 1.1 PB/s of all-reduce in a pod, divided by 4096 chips.
+# https://cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x, "key
+# specifications". Of the bidirectional bandwidth of the interconnect, half is
+# sent. The page of v4 does not say it: 1.1 PB/s of all-reduce in a pod, divided
+# by 4096 chips.
 CHIPS = {
-    'v4': Chip(
+    'v4': ChipSpec(
         32 * GIB, 275e12, 1.2e12, 0.268e12, 3,
         # One device for the two cores of a chip, as on real ones.
         (('chip_config_name', 'megacore'),),
     ),
-    'v5e': Chip(16 * GIB, 197e12, 0.819e12, 0.2e12, 2),
-    'v5p': Chip(95 * GIB, 459e12, 2.765e12, 0.6e12, 3),
-    'v6e': Chip(32 * GIB, 918e12, 1.638e12, 0.4e12, 2),
+    'v5e': ChipSpec(16 * GIB, 197e12, 0.819e12, 0.2e12, 2),
+    'v5p': ChipSpec(95 * GIB, 459e12, 2.765e12, 0.6e12, 3),
+    'v6e': ChipSpec(32 * GIB, 918e12, 1.638e12, 0.4e12, 2),
+    'tpu7x': ChipSpec(
+        # Each chiplet is a device with half of the chip's memory and rates.
+        96 * GIB, 2307e12 / 2, 7.38e12 / 2, 0.6e12 / 2, 3,
+    ),
 }  # fmt: skip
 
 
@@ -91,12 +96,12 @@ class Topology:
           f' {known}'
       )
     shape = tuple(map(int, sizes.split('x')))
-    dims = 1 if generation == 'cpu' else CHIPS[generation].dims
-    if len(shape) != dims:
+    ndim = 1 if generation == 'cpu' else CHIPS[generation].ndim
+    if len(shape) != ndim:
       raise ValueError(
           f'--dry_run={text} has a shape of {len(shape)} numbers; that of'
-          f' {generation} has {dims}, such as'
-          f' {generation}:{"x".join(dims * ["4"])}'
+          f' {generation} has {ndim}, such as'
+          f' {generation}:{"x".join(ndim * ["4"])}'
       )
     if generation == 'cpu' and slices:
       raise ValueError(f'--dry_run={text}: emulated devices have no slices')
@@ -108,7 +113,7 @@ class Topology:
     return f'{self.generation}:{shape}{slices}'
 
   @property
-  def chip(self) -> Chip | None:
+  def chip(self) -> ChipSpec | None:
     """The chip; None where devices are emulated."""
     return CHIPS.get(self.generation)
 
@@ -151,7 +156,7 @@ class Topology:
     except Exception as e:  # libtpu has many
       raise ValueError(
           f'libtpu does not describe --dry_run={self}: {_reason(e)}. Shapes'
-          f' that are sold: {_SOLD[self.chip.dims]}'
+          f' that are sold: {_SOLD[self.chip.ndim]}'
       ) from e
     return list(description.devices)
 

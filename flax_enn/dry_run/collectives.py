@@ -5,15 +5,16 @@ import math
 import re
 from typing import Any
 
+from jax.sharding import Mesh
 import numpy as np
 
-from flax_enn.training.hlo import Instruction, Program
+from flax_enn.dry_run.hlo import Instruction, Program
 
 NAMES = (
     'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
     'ragged-all-to-all', 'collective-permute', 'collective-broadcast', 'send',
 )  # fmt: skip
-_EXCHANGES = ('collective-permute', 'send')  # each device with one other
+_POINT_TO_POINT = ('collective-permute', 'send')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,30 +24,30 @@ class Collective:
   Attributes:
     name: XLA's, such as `all-reduce`.
     axes: of the mesh, along which devices talk.
+    over_dcn: whether some of it leaves a slice.
     count: how often it runs.
-    bytes: of the whole values that are reduced, gathered or exchanged.
-    sent: bytes that one device sends, in a ring where it is no exchange.
-    between_slices: whether some of it leaves a slice.
+    bytes: of the full values that are reduced, gathered or exchanged.
+    bytes_sent: by one device, in a ring where it is not point to point.
   """
 
   name: str
   axes: tuple[str, ...]
+  over_dcn: bool
   count: int
   bytes: int
-  sent: int
-  between_slices: bool
+  bytes_sent: int
 
 
-def of_program(program: Program, mesh: Any) -> list[Collective]:
+def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
   """What devices send each other, the most first.
 
   Args:
     program: compiled for the devices of the mesh, in their order.
-    mesh: a `jax.sharding.Mesh`.
+    mesh: of these devices.
   """
   found: dict[Any, np.ndarray] = {}
   channels = set()
-  for run in program.runs:
+  for run in program.runs():
     name = run.instruction.opcode.removesuffix('-start')
     channel = run.instruction.attribute('channel_id', r'\d+')
     if name not in NAMES or (run.fused and channel in channels):
@@ -62,25 +63,15 @@ def of_program(program: Program, mesh: Any) -> list[Collective]:
     if name == 'all-gather':
       size *= members
     sent = size
-    if name not in _EXCHANGES:
+    if name not in _POINT_TO_POINT:
       sent = size * (members - 1) // members
     if name == 'all-reduce':
       sent *= 2
     key = (name, *_reach(groups, mesh))
-    numbers = run.times * np.array([1, size, sent])
+    numbers = run.trip_count * np.array([1, size, sent])
     found[key] = found.get(key, np.zeros(3, np.int64)) + numbers
-  rows = [
-      Collective(
-          name=name,
-          axes=axes,
-          count=int(count),
-          bytes=int(size),
-          sent=int(sent),
-          between_slices=between_slices,
-      )
-      for (name, axes, between_slices), (count, size, sent) in found.items()
-  ]
-  return sorted(rows, key=lambda row: -row.sent)
+  rows = [Collective(*key, *values.tolist()) for key, values in found.items()]
+  return sorted(rows, key=lambda row: -row.bytes_sent)
 
 
 def device_groups(instruction: Instruction, devices: int) -> np.ndarray:
@@ -151,8 +142,8 @@ def _numbers(text: str) -> np.ndarray:
   return np.array(re.findall(r'\d+', text), int)
 
 
-def _reach(groups: np.ndarray, mesh: Any) -> tuple[tuple[str, ...], bool]:
-  """The axes of the mesh along which groups extend, and whether over slices."""
+def _reach(groups: np.ndarray, mesh: Mesh) -> tuple[tuple[str, ...], bool]:
+  """The axes of the mesh along which groups extend, and whether over DCN."""
   coordinates = np.stack(np.unravel_index(groups, mesh.devices.shape))
   varies = (coordinates != coordinates[..., :1]).any(axis=(1, 2))
   slices = np.array(
