@@ -2,7 +2,7 @@
 # One run on all hosts of a Cloud TPU, started again after each preemption.
 #
 #   launch/tpu_vm.sh NAME ZONE --config=configs/imagenet_resnet.py:50 \
-#     --workdir=gs://bucket/runs/resnet50
+#     --workdir=gs://bucket/runs/resnet50 --compilation_cache=gs://bucket/cache
 #
 # NAME is a TPU VM that has this repository in ~/flax_enn and flax_enn[train,tpu]
 # in ~/flax_enn/.venv.
@@ -16,13 +16,13 @@ name=$1 zone=$2
 shift 2
 printf -v arguments ' %q' "$@"
 
-# A worker that dies ends the others within --peer_timeout. The run is over
+# A worker that dies ends the others within --coordinator_timeout. The run is over
 # when train.py has written its results; a preempted one ends before that.
 for attempt in $(seq "${ATTEMPTS:-100}"); do
   echo "Attempt ${attempt} on ${name}" >&2
   if gcloud compute tpus tpu-vm ssh "${name}" --zone="${zone}" --worker=all \
     --command="cd flax_enn && .venv/bin/python train.py${arguments} \
-      --exit_code_if_stopped=75"; then
+      --preemption_exit_code=75"; then
     exit 0
   fi
   sleep "${PAUSE:-60}"
