@@ -1,17 +1,18 @@
-"""Trains a network, judges it, and writes what it found.
+"""Trains a network, evaluates it, and writes the results.
 
   python train.py --config=configs/digits_base.py --workdir=runs/digits_base
 
 Any field of the config can be set: --config.batch_size=128. The same command
-goes on where a run was stopped; a finished run is judged again.
+goes on where a run was stopped; a finished run is evaluated again.
 """
 
 import os
+import signal
 import sys
 
 # Several emulated CPU devices starve each other of threads without it.
 os.environ.setdefault('NPROC', '16')
-# TensorFlow only writes the curves; it need not introduce itself.
+# TensorFlow only writes the curves: silence its logs.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
@@ -37,6 +38,13 @@ _DRY_RUN = flags.DEFINE_string(
     ' communication it takes, and ends. Needs no data; TPUs need'
     " pip install 'flax_enn[tpu]'.",
 )
+_COMPILATION_CACHE = flags.DEFINE_string(
+    'compilation_cache',
+    None,
+    'Folder or bucket of compiled programs, which later runs need not compile'
+    " again: by default flax_enn/ in the user's cache (or where JAX's own"
+    ' JAX_COMPILATION_CACHE_DIR says), empty for none.',
+)
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address',
     None,
@@ -49,15 +57,15 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, 'Number of this one of them, from 0.'
 )
-_PEER_TIMEOUT = flags.DEFINE_integer(
-    'peer_timeout',
+_COORDINATOR_TIMEOUT = flags.DEFINE_integer(
+    'coordinator_timeout',
     100,
     'Seconds to wait for other processes, at the start and whenever one no'
     ' longer answers; then the run ends with an error.',
     lower_bound=1,
 )
-_EXIT_CODE_IF_STOPPED = flags.DEFINE_integer(
-    'exit_code_if_stopped',
+_PREEMPTION_EXIT_CODE = flags.DEFINE_integer(
+    'preemption_exit_code',
     0,
     'Exit code of a run that SIGTERM stopped before its end, all of it saved:'
     ' not 0 where a scheduler is to start it again.',
@@ -69,19 +77,21 @@ _PROFILE_AT = flags.DEFINE_integer(
 )
 
 
-_CHATTY = ('jax', 'orbax')
+_LIBRARIES = ('jax', 'orbax')
 
-# What is said in one sentence. (A lost connection is an OSError.)
+# Errors that are printed as one sentence. (A lost connection is an OSError.)
 _ERRORS = (
     ValueError, FloatingPointError, ModuleNotFoundError, ConnectionError,
 )  # fmt: skip
 
 
-def _is_news(record):
+def _keep_log_record(record):
   """Keeps the many lines that JAX and Orbax log about themselves out."""
-  chatty = any(f'-packages/{name}/' in record.pathname for name in _CHATTY)
+  from_library = any(
+      f'-packages/{name}/' in record.pathname for name in _LIBRARIES
+  )
   return record.levelno > logging.converter.absl_to_standard(logging.INFO) or (
-      not chatty
+      not from_library
   )
 
 
@@ -90,11 +100,11 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-  logging.get_absl_handler().addFilter(_is_news)
+  logging.get_absl_handler().addFilter(_keep_log_record)
   # Imported here so that --help and a wrong flag answer at once.
-  from flax_enn.training import distributed
+  from flax_enn import distributed
 
-  with distributed.failing_alone():
+  with distributed.exit_on_error():
     run()
 
 
@@ -102,27 +112,37 @@ def run():
   """Trains, or compiles only; errors that a user can mend are one sentence."""
   try:
     if _DRY_RUN.value:
-      from flax_enn.training.dry_run import dry_run
+      from flax_enn.dry_run import dry_run
 
       print(dry_run(_CONFIG.value, _DRY_RUN.value))
       return
-    from flax_enn.training import distributed, train_and_evaluate
+    import jax
 
+    from flax_enn import compilation_cache, distributed
+    from flax_enn.training import train_and_evaluate
+
+    compilation_cache.enable(_COMPILATION_CACHE.value)
     distributed.initialize(
         _COORDINATOR_ADDRESS.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
-        timeout=_PEER_TIMEOUT.value,
+        timeout=_COORDINATOR_TIMEOUT.value,
     )
+    preemption = distributed.Preemption()
+    if jax.process_count() == 1:  # else JAX's own service listens
+      signal.signal(signal.SIGTERM, lambda *_: preemption.request())
     results = train_and_evaluate(
-        _CONFIG.value, _WORKDIR.value or '', profile_at=_PROFILE_AT.value
+        _CONFIG.value,
+        _WORKDIR.value or '',
+        profile_at=_PROFILE_AT.value,
+        stop=preemption,
     )
   except _ERRORS as e:
     if logging.get_verbosity() > logging.INFO:
       raise
     sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')
   if results is None:
-    sys.exit(_EXIT_CODE_IF_STOPPED.value)
+    sys.exit(_PREEMPTION_EXIT_CODE.value)
 
 
 def parse_flags(argv):

@@ -23,15 +23,12 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   if not smoke:
     config.dataset.name = 'cifar100'
     config.dataset.cutout = 16  # enn's
-    config.network.classes = config.network.base.classes = 100
     config.init.workdir = config.init.workdir.replace('cifar10_', 'cifar100_')
   config.network.prior_scale = 0.5  # enn's
   config.network.priors = {
       'conv': {
           # All enn's.
           'name': 'conv_prior',
-          'classes': config.network.classes,
-          'size': 20,
           'channels': (4, 8, 4),
           'kernels': (5, 5, 5),
           'strides': (2, 2, 2),

@@ -21,5 +21,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     return config
   config.dataset.name = 'cifar100'
   config.dataset.cutout = 16  # enn's
-  config.network.base.classes = 100
   return config

@@ -16,23 +16,20 @@ cost on a pod.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """The recipe; `:smoke` is its tiny form on fake data."""
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
-  config.dataset = {
+  config.dataset.update({
       'name': 'cifar10',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
       'padding': 4,
       'flip': True,
       'cutout': 0,
-      'holdout': 0.0,
-      'workers': 0,
-      'read_ahead': 16,
-  }
+  })
   # As the single network.
   config.batch_size = 128
   config.num_steps = 64_000
@@ -40,6 +37,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'name': 'sgd',
       'learning_rate': 0.1,
       'momentum': 0.9,
+      'nesterov': True,
       'weight_decay': 1e-4,
       'clip_norm': 0.0,
       'schedule': {'name': 'cosine', 'warmup_steps': 400},
@@ -50,22 +48,14 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'member': {
           'name': 'resnet',
           'depth': 18,
-          'classes': 10,
           'bn_momentum': 0.9,  # enn's
           'dtype': 'bfloat16',  # ours: 32 of them are not cheap
       },
       'size': 32,
   }
-  # Every member sees every batch once: as many indices as members.
-  config.num_indices = 32
   config.eval.every = 8000  # ours
-  config.eval.num_indices = 32
-  config.eval.chunk = 32
   config.checkpoint.every = 2000  # ours
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.optimizer.schedule.warmup_steps = 1
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 3), 'classes': 10}
+    smoke(config, shape=(8, 8, 3), classes=10)
     config.network.member.update(blocks=(1, 1, 1), channels=(4, 8, 8))
   return config

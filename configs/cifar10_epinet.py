@@ -16,7 +16,7 @@ two CPU cores can train it.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 DEPTHS = ('18', '32', '44', '56', '110')
 
@@ -26,16 +26,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',), one_of=DEPTHS)
   (depth,) = variants & set(DEPTHS)
   config = default_config()
-  config.dataset = {
+  config.dataset.update({
       'name': 'cifar10',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
       'padding': 4,  # as for the base
       'flip': True,
       'cutout': 0,
-      'holdout': 0.0,
-      'workers': 0,
-      'read_ahead': 16,
-  }
+  })
   # Ours: 25 epochs of AdamW at its usual rate; 8 indices cost little beside one
   # pass of the base.
   config.batch_size = 128
@@ -50,12 +47,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'resnet',
           'depth': int(depth),
-          'classes': 10,
           'dtype': 'float32',
           'frozen': True,
       },
       # All enn's, whose conv prior has the scale 0 here: it is left out.
-      'classes': 10,
       'features': ('pooled',),
       'index_dim': 20,
       'hiddens': (50,),
@@ -70,12 +65,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.num_indices = 1000  # enn's
   config.checkpoint.every = 1000  # ours
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.init = None
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 3), 'classes': 10}
+    smoke(config, shape=(8, 8, 3), classes=10)
     config.network.base.update(blocks=(1, 1, 1), channels=(4, 8, 8))
     config.network.hiddens = (5,)
-    config.eval.num_indices = 8
-    config.eval.chunk = 8
   return config

@@ -15,7 +15,7 @@ reports.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 DEPTHS = ('18', '32', '44', '56', '110')
 
@@ -25,25 +25,22 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',), one_of=DEPTHS)
   (depth,) = variants & set(DEPTHS)
   config = default_config()
-  config.dataset = {
+  config.dataset.update({
       'name': 'cifar10',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
       # He et al.; enn crops 24x24 without padding here.
       'padding': 4,
       'flip': True,
       'cutout': 0,
-      'holdout': 0.0,
-      'workers': 0,
-      'read_ahead': 16,
-  }
+  })
   # He et al.: batch, steps, momentum, decay, learning rate.
   config.batch_size = 128
   config.num_steps = 64_000
-  config.num_indices = 1  # there is no index to average over
   config.optimizer = {
       'name': 'sgd',
       'learning_rate': 0.1,
       'momentum': 0.9,
+      'nesterov': True,  # ours
       'weight_decay': 1e-4,
       'clip_norm': 0.0,
       # He et al. warm up for 400 steps at depth 110. Ours: at every depth, and
@@ -56,20 +53,14 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'resnet',
           'depth': int(depth),
-          'classes': 10,
           'bn_momentum': 0.9,  # enn's
           'dtype': 'float32',  # ours: these networks are cheap
           'remat': False,
       },
   }
   config.eval.every = 8000  # ours
-  config.eval.num_indices = 1
-  config.eval.chunk = 1
   config.checkpoint.every = 2000  # ours
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.optimizer.schedule.warmup_steps = 1
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 3), 'classes': 10}
+    smoke(config, shape=(8, 8, 3), classes=10)
     config.network.base.update(blocks=(1, 1, 1), channels=(4, 8, 8))
   return config

@@ -12,7 +12,7 @@ brackets the range over the seeds 0, 1 and 2):
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -23,26 +23,19 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.dataset.data_dir = config_dict.placeholder(str)  # TFDS's own
   config.batch_size = 64
   config.num_steps = 2000
-  config.num_indices = 1
   config.network = {
       'name': 'deterministic',
       'base': {
           'name': 'mlp',
           'hiddens': (64, 64),
-          'classes': 10,
           'dtype': 'float32',
       },
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 3e-3
   config.optimizer.weight_decay = 1e-4
-  # Without an index, one says the same as a thousand.
-  config.eval.num_indices = 1
-  config.eval.chunk = 1
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    smoke(config, shape=(8, 8, 1), classes=10)
     config.network.base.hiddens = (8, 8)
   return config

@@ -12,7 +12,7 @@ split:
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -27,20 +27,14 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'name': 'convnet',
       'channels': (16, 32),
       'hidden': 64,
-      'classes': 10,
       'dtype': 'float32',
   }
   config.network = {
       'name': 'ensemble',
       'member': member,
       'size': 10,
-      'prior': {**member},
-      'prior_scale': 1.0,
+      'priors': {'member': {'name': 'ensemble_prior', 'member': {**member}}},
   }
-  # Every member sees every batch once: as many indices as members.
-  config.num_indices = 10
-  config.eval.num_indices = 10
-  config.eval.chunk = 10
   config.objectives = {
       'data': {
           'loss': {'name': 'xent'},
@@ -51,9 +45,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optimizer.weight_decay = 1e-4
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    smoke(config, shape=(8, 8, 1), classes=10)
     config.network.member.update(channels=(2, 3), hidden=4)
-    config.network.prior.update(channels=(2, 3), hidden=4)
+    config.network.priors.member.member.update(channels=(2, 3), hidden=4)
   return config

@@ -26,7 +26,7 @@ Hyper-parameters were chosen by cross-validation inside the training split.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -43,11 +43,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'mlp',
           'hiddens': (64, 64),
-          'classes': 10,
           'dtype': 'float32',
           'frozen': 'joint' not in variants,
       },
-      'classes': 10,
       'features': ('hidden_1',),
       'index_dim': 10,
       'hiddens': (50,),
@@ -65,11 +63,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     }
   config.checkpoint.every = 200
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.init = None
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    smoke(config, shape=(8, 8, 1), classes=10)
     config.network.base.hiddens = (8, 8)
     config.network.hiddens = (5,)
-    config.eval.num_indices = 10
   return config

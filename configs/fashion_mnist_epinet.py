@@ -20,7 +20,7 @@ range over the seeds 0, 1 and 2):
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -37,12 +37,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'resnet',
           'depth': 18,
-          'classes': 10,
           'dtype': 'float32',
           'frozen': True,
       },
       # Features, index and head are those of enn's epinet of CIFAR-10.
-      'classes': 10,
       'features': ('pooled',),
       'index_dim': 20,
       'hiddens': (50,),
@@ -60,11 +58,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   }
   config.checkpoint.every = 500
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.init = None
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    smoke(config, shape=(8, 8, 1), classes=10)
     config.network.base.update(blocks=(1, 1, 1), channels=(4, 8, 8))
     config.network.hiddens = (5,)
-    config.eval.num_indices = 10
   return config

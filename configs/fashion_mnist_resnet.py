@@ -16,7 +16,7 @@ over the seeds 0, 1 and 2):
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -28,13 +28,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   # The recipe of CIFAR-10 made short: four epochs, and more weight decay.
   config.batch_size = 128
   config.num_steps = 1875
-  config.num_indices = 1  # there is no index to average over
   config.network = {
       'name': 'deterministic',
       'base': {
           'name': 'resnet',
           'depth': 18,
-          'classes': 10,
           'dtype': 'float32',
       },
   }
@@ -43,17 +41,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'name': 'sgd',
       'learning_rate': 0.1,
       'momentum': 0.9,
+      'nesterov': True,
       'weight_decay': 5e-4,
       'clip_norm': 0.0,
       'schedule': {'name': 'cosine', 'warmup_steps': 100},
   }
-  config.eval.num_indices = 1
-  config.eval.chunk = 1
   config.checkpoint.every = 500
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.optimizer.schedule.warmup_steps = 1
-    config.dataset = {'name': 'fake', 'shape': (8, 8, 1), 'classes': 10}
+    smoke(config, shape=(8, 8, 1), classes=10)
     config.network.base.update(blocks=(1, 1, 1), channels=(4, 8, 8))
   return config

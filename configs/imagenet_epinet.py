@@ -17,7 +17,7 @@ recipe where two CPU cores can train it.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 DEPTHS = ('50', '101', '152', '200')
 
@@ -27,15 +27,13 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',), one_of=DEPTHS)
   (depth,) = variants & set(DEPTHS)
   config = default_config()
-  config.dataset = {
+  config.dataset.update({
       'name': 'imagenet2012',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
       'train_split': 'train',
       'test_split': 'validation',  # whose labels are public
-      'holdout': 0.0,
       'workers': 16,  # ours, as for the base
-      'read_ahead': 16,
-  }
+  })
   # Ours: as the base, whose images it sees through the same crops.
   config.batch_size = 1024
   # Ours: ten epochs. The head is small and its features are fixed.
@@ -53,13 +51,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'resnet',
           'depth': int(depth),
-          'classes': 1000,
           'dtype': 'bfloat16',  # ours: half the memory and time on a TPU
           'frozen': True,
       },
       # All enn's: the features, the index, the head, both priors, and the base
       # scaled by one over its temperature.
-      'classes': 1000,
       'features': ('pooled',),
       'index_dim': 30,
       'hiddens': (50,),
@@ -68,8 +64,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'priors': {
           'conv': {
               'name': 'conv_prior',
-              'classes': 1000,
-              'size': 30,
               'channels': (4, 8, 8),
               'kernels': (10, 10, 3),
               'strides': (5, 5, 2),
@@ -90,13 +84,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.base_temperature = 0.8  # enn's
   config.checkpoint.every = 1251
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.init = None
-    config.dataset = {'name': 'fake', 'shape': (32, 32, 3), 'classes': 10}
-    config.network.classes = config.network.base.classes = 10
+    smoke(config, shape=(32, 32, 3), classes=10)
     config.network.base.update(blocks=(1, 1, 1, 1), channels=(8, 8, 16, 16))
     config.network.hiddens = (5,)
-    config.network.priors.conv.classes = 10
-    config.eval.num_indices = 8
   return config

@@ -16,7 +16,7 @@ without label smoothing. These configs have not been trained to the end yet.
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn.training import default_config, parse_variants
+from flax_enn.training import default_config, parse_variants, smoke
 
 DEPTHS = ('50', '101', '152', '200')
 
@@ -28,25 +28,23 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = default_config()
   # enn's images: a random crop of 8 to 100 % of the area and a flip, or the
   # central crop; bicubic to 224; mean and deviation as everywhere.
-  config.dataset = {
+  config.dataset.update({
       'name': 'imagenet2012',
       'data_dir': config_dict.placeholder(str),  # TFDS's own
       'train_split': 'train',
       'test_split': 'validation',  # whose labels are public
-      'holdout': 0.0,
       # Ours: a host of a TPU feeds its chips with some 16 cores of its own.
       'workers': 16,
-      'read_ahead': 16,
-  }
+  })
   # Ours: batch, epochs, learning rate, warm-up, decay and momentum are those of
   # flax/examples/imagenet (0.1 for every 256 examples, 5 epochs of warm-up).
   config.batch_size = 1024
   config.num_steps = 125_100  # 100 epochs of 1,281,167 images
-  config.num_indices = 1  # there is no index to average over
   config.optimizer = {
       'name': 'sgd',
       'learning_rate': 0.4,
       'momentum': 0.9,
+      'nesterov': True,
       'weight_decay': 1e-4,
       'clip_norm': 0.0,
       'schedule': {'name': 'cosine', 'warmup_steps': 6255},
@@ -61,7 +59,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       'base': {
           'name': 'resnet',
           'depth': int(depth),
-          'classes': 1000,
           'bn_momentum': 0.9,  # enn's
           # Ours: the share of one device where flax measured its recipe.
           'bn_batch': 128,
@@ -70,17 +67,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
       },
   }
   config.eval.every = 12_510  # ours: 10 epochs
-  config.eval.num_indices = 1
-  config.eval.chunk = 1
   config.eval.temperature = config.eval.base_temperature = 0.8  # enn's
   config.checkpoint.every = 1251  # ours: an epoch, lost at most by a kill
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.optimizer.schedule.warmup_steps = 1
-    config.dataset = {'name': 'fake', 'shape': (32, 32, 3), 'classes': 10}
+    smoke(config, shape=(32, 32, 3), classes=10)
     config.network.base.update(
-        classes=10,
         blocks=(1, 1, 1, 1),
         channels=(8, 8, 16, 16),
         bn_batch=8,

@@ -19,22 +19,21 @@ How much the scale of the prior matters, over two seeds:
 
 import ml_collections
 
-from flax_enn.training import default_config, parse_variants
-from flax_enn.training.sweeps import product
+from flax_enn.sweep import product
+from flax_enn.training import default_config, parse_variants, smoke
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """The recipe; `:smoke` is its tiny form on fake data."""
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
-  config.dataset = {'name': 'two_moons', 'holdout': 0.0}
+  config.dataset.name = 'two_moons'
   config.batch_size = 64
   config.num_steps = 2000
   config.num_indices = 8
   config.network = {
       'name': 'epinet',
-      'base': {'name': 'mlp', 'hiddens': (50, 50), 'classes': 2},
-      'classes': 2,
+      'base': {'name': 'mlp', 'hiddens': (50, 50)},
       'features': ('inputs', 'hidden_1'),
       'index_dim': 10,
       'hiddens': (50,),
@@ -44,8 +43,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
           'inputs': {
               'name': 'mlp_prior',
               'hiddens': (20, 20),
-              'classes': 2,
-              'size': 10,
               'scale': 10.0,
           }
       },
@@ -54,13 +51,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 3e-3
   config.optimizer.weight_decay = 1e-2
   if 'smoke' in variants:
-    config.batch_size = 16
-    config.num_steps = 2
-    config.dataset = {'name': 'fake', 'shape': (2,), 'classes': 2}
+    smoke(config, shape=(2,), classes=2)
     config.network.base.hiddens = (8, 8)
     config.network.hiddens = (5,)
     config.network.priors.inputs.hiddens = (4,)
-    config.eval.num_indices = 10
   return config
 
 

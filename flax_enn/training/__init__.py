@@ -1,6 +1,7 @@
-"""Training: from a config to a trained, checkpointed and judged network."""
+"""Training: from a config to a trained, saved and evaluated network."""
 
-from flax_enn.training.config import default_config, parse_variants
+from flax_enn.config_files import load_config, parse_variants, smoke
+from flax_enn.training.config import default_config
 from flax_enn.training.state import TrainState, create_train_state
 from flax_enn.training.step import train_step
 
@@ -8,7 +9,9 @@ __all__ = [
     'TrainState',
     'create_train_state',
     'default_config',
+    'load_config',
     'parse_variants',
+    'smoke',
     'train_and_evaluate',
     'train_step',
 ]

@@ -5,19 +5,14 @@ recipe needs; `check(config)` says what is wrong with the numbers of a config
 before anything is built.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-import json
-import math
+from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
 import ml_collections
+from ml_collections import config_dict
 
+from flax_enn import sharding
 from flax_enn.build import check_names
-from flax_enn.files import write_file
-
-# What may differ when a run goes on: how it is laid out, judged and kept.
-FREE_TO_CHANGE = ('mesh', 'eval', 'checkpoint', 'num_steps')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -27,27 +22,39 @@ def default_config() -> ml_collections.ConfigDict:
     seed: of everything random in the run.
     batch_size: examples in a step, over all devices and hosts.
     num_steps: length of the run.
-    num_indices: epistemic indices in a training step.
-    accumulation: parts that a batch is gone through in, one after the other,
+    num_indices: epistemic indices in a training step; None for all members of
+      an ensemble, else 8.
+    accumulation: microbatches that a batch is split into, one after the other,
       which bounds memory; the gradient is that of the batch.
     log_every: steps between two written points of the training curves.
-    dataset: `name` of a file in `flax_enn/data` and its fields; `holdout`, the
-      part of the training split to judge on instead of the test split (tune
-      with it); the loader's `workers` (processes; 0 loads in threads) and
-      `read_ahead` (batches).
-    network: `name` of a file in `flax_enn/networks`, and its fields.
-    objectives: named terms; each has a `loss` and may have `weight`, `inputs`,
-      `noise` (named) and `across`.
+    dataset: `name` of a file in `flax_enn/data` and its fields; and the
+      loader's: `holdout`, the part of the training split to evaluate on instead
+      of the test split (tune with it), `workers` (processes; 0 loads in
+      threads) and `read_ahead` (batches).
+    likelihood: None for that of the data set, or `name` of a file in
+      `flax_enn/likelihoods` and its fields.
+    network: `name` of a file in `flax_enn/networks`, and its fields. Fields
+      `classes` that are left out are the number of outputs that the likelihood
+      needs; any network may have `priors` and be `frozen`.
+    objectives: named terms; each has a `loss` and may have `weight` (a number,
+      or a schedule by its name in optax), `inputs`, `indices`, `noise` (named)
+      and `across`.
     optimizer: see `flax_enn/training/optimizer.py`.
     init: None, or the run whose modules this one starts from: `workdir`
       (relative to this run's own), `step` (`latest`, `best` or a number) and
       `modules`, target module -> source module.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
-    eval: `every` (steps; 0 for the end only), `num_indices`, `tau` (labels in a
-      joint prediction), `chunk` (indices at once; memory is that of chunk x
-      batch_size x classes numbers, so many classes want a small one);
-      `temperature`, that the logits are divided by in evaluation, and
+    sharding: logical axis -> axes of the mesh; see `flax_enn/sharding.py`.
+    eval: the run's own evaluation: `every` (steps; 0 for the end only),
+      `num_indices` (None for all members of an ensemble, else 1000), `tau`
+      (labels in a joint prediction), `chunk` (indices at once; memory is that
+      of chunk x batch_size x classes numbers, so many classes want a small
+      one); `temperature`, that the logits are divided by, and
       `base_temperature` of the base's own.
+    evals: further evaluations by name, each with any of the fields of `eval`
+      but `every`, `dataset` (a section; the run's own by default) and `split`.
+      A data set of the same name is preprocessed as in training, with what was
+      learned there, one of another name in its own way.
     checkpoint: `every` (steps; 0 for the end only), `keep` (latest ones, beside
       the best).
   """
@@ -55,7 +62,7 @@ def default_config() -> ml_collections.ConfigDict:
       'seed': 0,
       'batch_size': 64,
       'num_steps': 1000,
-      'num_indices': 8,
+      'num_indices': config_dict.placeholder(int),
       'accumulation': 1,
       'log_every': 100,
       'dataset': {
@@ -64,6 +71,7 @@ def default_config() -> ml_collections.ConfigDict:
           'workers': 0,
           'read_ahead': 16,
       },
+      'likelihood': None,
       'network': {},
       'objectives': {},
       'optimizer': {
@@ -75,54 +83,31 @@ def default_config() -> ml_collections.ConfigDict:
       },
       'init': None,
       'mesh': {'data': -1, 'index': 1, 'fsdp': 1},
+      'sharding': dict(sharding.DEFAULT_RULES),
       'eval': {
           'every': 0,
-          'num_indices': 1000,
+          'num_indices': config_dict.placeholder(int),
           'tau': 10,
           'chunk': 100,
           'temperature': 1.0,
           'base_temperature': 1.0,
       },
+      'evals': {},
       'checkpoint': {'every': 0, 'keep': 2},
   })
 
 
-def parse_variants(
-    arg: str, known: Sequence[str], one_of: Sequence[str] = ()
-) -> set[str]:
-  """Splits what follows the colon in `--config=configs/NAME.py:a,b`.
-
-  Args:
-    arg: comma-separated names of variants.
-    known: the variants that the config has.
-    one_of: more of them, of which there is always one: the first by default.
-
-  Raises:
-    ValueError: a name that the config does not know, or two of `one_of`.
-  """
-  variants = {name for name in arg.split(',') if name}
-  check_names(variants, (*one_of, *known), '--config=…:', 'this config file')
-  chosen = sorted(variants & set(one_of))
-  if len(chosen) > 1:
-    raise ValueError(
-        f'--config=…:{arg} asks for {" and ".join(chosen)} at once; choose one'
-        f' of {", ".join(one_of)}'
-    )
-  return variants if chosen else variants | set(one_of[:1])
-
-
-_POSITIVE = (
-    'batch_size',
-    'num_steps',
-    'num_indices',
-    'accumulation',
-    'log_every',
-    'eval.num_indices',
-    'eval.tau',
-    'eval.chunk',
-    'checkpoint.keep',
-)
-_NOT_NEGATIVE = ('seed', 'eval.every', 'checkpoint.every')
+# Integers -> the least that they may be.
+_LEAST = {
+    **dict.fromkeys(('seed', 'eval.every', 'checkpoint.every'), 0),
+    **dict.fromkeys(
+        (
+            'batch_size', 'num_steps', 'accumulation', 'log_every', 'eval.tau',
+            'eval.chunk', 'checkpoint.keep',
+        ),
+        1,
+    ),
+}  # fmt: skip
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -135,27 +120,26 @@ def check(config: ml_collections.ConfigDict) -> None:
   _check_fields(config, defaults, 'config')
   for section in ('mesh', 'eval', 'checkpoint'):
     _check_fields(config[section], defaults[section], f'config.{section}')
-  for field in _POSITIVE:
-    _check_integer(config, field, 1)
-  for field in _NOT_NEGATIVE:
-    _check_integer(config, field, 0)
-  for field in ('temperature', 'base_temperature'):
-    value = config.eval[field]
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+  for field, least in _LEAST.items():
+    _check_integer(config, field, least)
+  for field in ('num_indices', 'eval.num_indices'):
+    if _get(config, field) is not None:
+      _check_integer(config, field, 1)
+  for name, entry in config.evals.items():
+    path = f'config.evals.{name}'
+    if name in ('step', 'test', 'validation') or '/' in name:
       raise ValueError(
-          f'config.eval.{field} is {value!r}; logits are divided by it, so it'
-          ' is a finite number above 0'
+          f'{path}: that name has a meaning in results.json; choose another'
       )
+    fields = {*defaults.eval, 'dataset', 'split'} - {'every'}
+    check_names(entry or (), fields, path, 'an evaluation')
+    for field in {'num_indices', 'tau', 'chunk'} & set(entry):
+      if entry[field] is not None or field != 'num_indices':
+        _check_integer(config, f'evals.{name}.{field}', 1)
   if config.seed >= 2**32:
     raise ValueError(
         f'config.seed is {config.seed}; a seed is less than 2**32, or two of'
         ' them would give the same run'
-    )
-  if config.eval.tau > config.batch_size:
-    raise ValueError(
-        f'config.eval.tau is {config.eval.tau}, but no batch has more than'
-        f' config.batch_size ({config.batch_size}) inputs; set config.eval.tau'
-        ' to that or less'
     )
   if not config.objectives:
     raise ValueError(
@@ -177,9 +161,7 @@ def _check_fields(
 
 
 def _check_integer(config: Any, field: str, least: int) -> None:
-  value = config
-  for part in field.split('.'):
-    value = value[part]
+  value = _get(config, field)
   if not isinstance(value, int) or isinstance(value, bool) or value < least:
     raise ValueError(
         f'config.{field} is {value!r}; it must be an integer of at least'
@@ -187,50 +169,7 @@ def _check_integer(config: Any, field: str, least: int) -> None:
     )
 
 
-def check_workdir(
-    config: ml_collections.ConfigDict, workdir: epath.Path
-) -> None:
-  """Checks that a workdir that holds a run holds a run of this config.
-
-  Raises:
-    ValueError: it differs in a field that decides the numbers of the run.
-  """
-  path = workdir / 'config.json'
-  if not path.exists():
-    return
-  try:
-    old = _flat(json.loads(path.read_text()))
-  except json.JSONDecodeError as e:
-    raise ValueError(f'{path} cannot be read as JSON: {e}') from e
-  new = _flat(json.loads(config.to_json()))
-  differ = [
-      f'config.{k} is {old.get(k, "absent")!r} there and'
-      f' {new.get(k, "absent")!r} here'
-      for k in sorted(old.keys() | new.keys())
-      if k.split('.')[0] not in FREE_TO_CHANGE and old.get(k) != new.get(k)
-  ]
-  if differ:
-    raise ValueError(
-        f'workdir {workdir} belongs to another config: {"; ".join(differ)}. Use'
-        ' another --workdir, or the config it was started with (only'
-        f' {", ".join(FREE_TO_CHANGE)} may differ when a run goes on)'
-    )
-
-
-def claim_workdir(
-    config: ml_collections.ConfigDict, workdir: epath.Path
-) -> None:
-  """Writes the config to the workdir, on the first process."""
-  text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
-  write_file(workdir / 'config.json', f'{text}\n'.encode())
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """`{'a': {'b': 1}}` -> `{'a.b': 1}`."""
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      flat |= _flat(value, f'{prefix}{key}.')
-    else:
-      flat[f'{prefix}{key}'] = value
-  return flat
+def _get(config: Any, field: str) -> Any:
+  for part in field.split('.'):
+    config = config[part]
+  return config

@@ -8,24 +8,15 @@ import zlib
 import ml_collections
 
 from flax_enn import build
-from flax_enn.core import Indexer
 from flax_enn.losses import Objective
+from flax_enn.training.optimizer import schedule_from
 
 
 def create_objectives(
-    config: ml_collections.ConfigDict, indexer: Indexer
+    config: ml_collections.ConfigDict,
 ) -> dict[str, Objective]:
-  """Builds the named objectives of a config.
-
-  Args:
-    config: the whole config; noise that has no seed of its own is drawn from
-      the run's.
-    indexer: of the network, which the noise hangs on.
-  """
-  return {
-      name: _objective(config, name).bind(indexer)
-      for name in config.objectives
-  }
+  """Builds the named objectives of a config; noise is seeded from the run."""
+  return {name: _objective(config, name) for name in config.objectives}
 
 
 def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
@@ -37,22 +28,38 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
     raise ValueError(
         f"{path} has no loss; add for example loss=dict(name='xent')"
     )
-
-  def built(field: str, value: Any) -> Any:
-    return build.build(value, 'flax_enn.losses', f'{path}.{field}')
-
   weight = section.get('weight', 1.0)
-  if not isinstance(weight, (int, float)) or not math.isfinite(weight):
-    raise ValueError(f'{path}.weight is {weight!r}; expected a finite number')
+  if isinstance(weight, ml_collections.ConfigDict):
+    weight = schedule_from(weight.to_dict(), f'{path}.weight')
+  elif not isinstance(weight, (int, float)) or not math.isfinite(weight):
+    raise ValueError(
+        f'{path}.weight is {weight!r}; expected a finite number, or a schedule'
+    )
+
+  def built(field: str, kind: build.Kind) -> Any:
+    value = section.get(field)
+    if value is None:
+      return None
+    if field != 'indices' or 'name' in value:
+      return build.build(value, kind, f'{path}.{field}')
+    return {
+        key: build.build(v, kind, f'{path}.{field}.{key}') if v else None
+        for key, v in value.items()
+    }
+
+  fields = {
+      'loss': built('loss', build.LOSS),
+      'inputs': built('inputs', build.INPUTS),
+      'indices': built('indices', build.INDICES),
+  }
   noise = []
   for key, value in (section.get('noise') or {}).items():
     seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
-    noise.append(built(f'noise.{key}', {'seed': seed, **value}))
-  inputs = section.get('inputs')
-  return Objective(
-      loss=built('loss', section['loss']),
-      weight=weight,
-      inputs=built('inputs', inputs) if inputs else None,
-      noise=tuple(noise),
-      across=section.get('across', False),
-  )
+    if hasattr(value, 'items'):
+      value = {'seed': seed, **value}
+    noise.append(build.build(value, build.NOISE, f'{path}.noise.{key}'))
+  across = section.get('across', False)
+  with build.located(path):
+    return Objective(
+        **fields, weight=weight, noise=tuple(noise), across=across
+    )

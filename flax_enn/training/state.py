@@ -7,6 +7,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from flax_enn import sharding
@@ -19,8 +20,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: `[]` int32, number of steps done.
     key: typed PRNG key `[]`; step s draws from `fold_in(key, s)` alone.
-    nonfinite: `[]` int32, the first step (they count from 1) whose loss,
-      gradient or update was not finite, or -1.
+    first_nonfinite_step: `[]` int32, the first step (they count from 1) whose
+      loss, gradient or update was not finite, or -1.
     params: what the optimizer changes.
     collections: all other variables: `frozen`, `batch_stats`, …
     opt_state: of the optimizer, over `params` only.
@@ -28,7 +29,7 @@ class TrainState(struct.PyTreeNode):
 
   step: jax.Array
   key: jax.Array
-  nonfinite: jax.Array
+  first_nonfinite_step: jax.Array
   params: Any
   collections: Any
   opt_state: Any
@@ -39,7 +40,7 @@ class TrainState(struct.PyTreeNode):
     return {'params': self.params, **self.collections}
 
 
-def run_keys(seed: int) -> dict[str, jax.Array]:
+def run_keys(seed: int | jax.Array) -> dict[str, jax.Array]:
   """The keys of a run, one for each use, from its only seed."""
   uses = ('params', 'frozen', 'index', 'steps', 'evaluation')
   return dict(zip(uses, jax.random.split(jax.random.key(seed), len(uses))))
@@ -48,16 +49,12 @@ def run_keys(seed: int) -> dict[str, jax.Array]:
 def init_state(
     network: EpistemicNetwork,
     tx: optax.GradientTransformation,
-    seed: int,
+    seed: int | jax.Array,
     x: Any,
 ) -> TrainState:
   """Draws the state before the first step, with partition boxes.
 
-  Args:
-    network: a Linen module that keeps the network law.
-    tx: optimizer.
-    seed: of everything random in the run.
-    x: inputs of any batch size, for their shape.
+  `x` are inputs of any batch size, for their shape.
   """
   keys = run_keys(seed)
   index = network.indexer.sample(keys['index'], 1)[0]
@@ -67,7 +64,7 @@ def init_state(
   return TrainState(
       step=jnp.int32(0),
       key=keys['steps'],
-      nonfinite=jnp.int32(-1),
+      first_nonfinite_step=jnp.int32(-1),
       params=params,
       collections=variables,
       opt_state=tx.init(params),
@@ -79,6 +76,7 @@ def abstract_state(
     tx: optax.GradientTransformation,
     x: Any,
     mesh: Mesh,
+    rules: sharding.Rules = sharding.DEFAULT_RULES,
 ) -> TrainState:
   """The shapes, dtypes and shardings of a state, without computing anything."""
   boxed = jax.eval_shape(lambda: init_state(network, tx, 0, x))
@@ -87,7 +85,7 @@ def abstract_state(
           leaf.shape, leaf.dtype, sharding=where
       ),
       nn.unbox(boxed),
-      sharding.state_shardings(boxed, mesh),
+      sharding.state_shardings(boxed, mesh, rules),
   )
 
 
@@ -96,17 +94,15 @@ def create_train_state(
     tx: optax.GradientTransformation,
     seed: int,
     x: Any,
-    mesh: Mesh,
+    abstract: TrainState,
 ) -> TrainState:
-  """Draws the state of a new run, every leaf where the rules put it.
+  """Draws the state of a new run, every leaf where `abstract_state` has it.
 
-  The values depend on the seed alone, not on the mesh.
+  The values depend on the seed alone, not on the mesh; see `init_state`.
   """
-  shardings = jax.tree.map(
-      lambda leaf: leaf.sharding, abstract_state(network, tx, x, mesh)
-  )
+  # The seed is an argument, so that one program serves all seeds.
   create = jax.jit(
-      lambda: nn.unbox(init_state(network, tx, seed, x)),
-      out_shardings=shardings,
+      lambda seed: nn.unbox(init_state(network, tx, seed, x)),
+      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
   )
-  return create()
+  return create(np.uint32(seed))

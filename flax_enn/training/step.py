@@ -1,6 +1,6 @@
 """One step of training: the only place where losses are averaged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import functools
 from typing import Any
 
@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flax_enn.core import Batch, EpistemicNetwork, Index, Output, Variables
-from flax_enn.losses import Objective
+from flax_enn.core import Batch, EpistemicNetwork, Index, Variables
+from flax_enn.likelihoods import Likelihood
+from flax_enn.losses import Context, Objective
 from flax_enn.sampling import over_index
 from flax_enn.training.state import TrainState
 
@@ -21,6 +22,8 @@ def train_step(
     network: EpistemicNetwork,
     objectives: Mapping[str, Objective],
     tx: optax.GradientTransformation,
+    likelihood: Likelihood,
+    num_examples: int,
     num_indices: int,
     accumulation: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -31,13 +34,16 @@ def train_step(
   Args:
     state: before the step.
     batch: the global batch, B examples.
-    network: keeps the network law.
-    objectives: by name; those with the same `inputs` share one forward pass.
+    network: what is trained.
+    objectives: by name; those of the same inputs and indices share one forward
+      pass.
     tx: optimizer.
+    likelihood: for losses that ask for it.
+    num_examples: in the training split, likewise.
     num_indices: N, drawn anew each step.
-    accumulation: number of parts that the batch is gone through in, one after
-      the other, to save memory. Part i has the rows i, i + accumulation, …, of
-      every device; batch statistics are those of a part.
+    accumulation: number of microbatches that the batch is split into, one after
+      the other, to save memory. Microbatch i has the rows i, i + accumulation,
+      …, of every device; batch statistics are those of a microbatch.
 
   Returns:
     The state after the step, and scalars: `loss`, `loss_<objective>` before its
@@ -47,30 +53,19 @@ def train_step(
       jax.random.fold_in(state.key, state.step)
   )
   indices = network.indexer.sample(index_key, num_indices)
+  context = Context(state.step, num_examples, likelihood)
 
-  def total(params, statistics, part, key):
-    """Value of all objectives on a part; their own values, new statistics."""
-    variables = {'params': params, **state.collections, **statistics}
-    value, logs = jnp.float32(0), {}
-    for number, (inputs, names) in enumerate(_by_inputs(objectives)):
-      own = jax.random.fold_in(key, number)
-      seen = part if inputs is None else inputs(part, own)
-      outputs, updated = _forward(network, variables, seen.x, indices)
-      if inputs is None:  # statistics are those of the data
-        statistics = updated
-      for name in names:
-        objective = objectives[name]
-        logs[f'loss_{name}'] = _average(
-            objective, outputs, seen, indices, variables
-        )
-        value += objective.weight_at(state.step) * logs[f'loss_{name}']
-    return value, (logs, statistics)
+  def gradient(statistics, microbatch, key):
+    def total(params):
+      variables = {'params': params, **state.collections, **statistics}
+      return _total(
+          network, objectives, variables, microbatch, indices, key, context
+      )
 
-  def gradient(statistics, part, key):
-    (value, (logs, statistics)), gradients = jax.value_and_grad(
+    (value, (logs, updated)), gradients = jax.value_and_grad(
         total, has_aux=True
-    )(state.params, statistics, part, key)
-    return statistics, (value, logs, gradients)
+    )(state.params)
+    return {**statistics, **updated}, (value, logs, gradients)
 
   statistics = {
       k: v for k, v in state.collections.items() if k != 'frozen'
@@ -78,31 +73,18 @@ def train_step(
   if accumulation == 1:
     statistics, means = gradient(statistics, batch, inputs_key)
   else:
-    parts = jax.tree.map(functools.partial(_cut, accumulation), batch)
-    keys = jax.random.split(inputs_key, accumulation)
-
-    def add(carry, part):
-      statistics, sums = carry
-      statistics, values = gradient(statistics, *part)
-      return (statistics, jax.tree.map(jnp.add, sums, values)), None
-
-    first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
-    _, shapes = jax.eval_shape(gradient, statistics, *first)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    (statistics, sums), _ = jax.lax.scan(
-        add, (statistics, zeros), (parts, keys)
+    statistics, means = _accumulate(
+        gradient, statistics, batch, inputs_key, accumulation
     )
-    # Of equal parts: training batches have no padding.
-    means = jax.tree.map(lambda leaf: leaf / accumulation, sums)
   value, logs, gradients = means
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   norm = optax.tree.norm(gradients)
   scales = jnp.stack([value, norm, optax.tree.norm(updates)])
-  first = (state.nonfinite < 0) & ~jnp.isfinite(scales).all()
+  first = (state.first_nonfinite_step < 0) & ~jnp.isfinite(scales).all()
   step = state.step + 1
   new_state = state.replace(
       step=step,
-      nonfinite=jnp.where(first, step, state.nonfinite),
+      first_nonfinite_step=jnp.where(first, step, state.first_nonfinite_step),
       params=optax.apply_updates(state.params, updates),
       collections={**state.collections, **statistics},
       opt_state=opt_state,
@@ -110,29 +92,65 @@ def train_step(
   return new_state, {'loss': value, **logs, 'grad_norm': norm}
 
 
-def _cut(parts: int, leaf: jax.Array) -> jax.Array:
-  """`[B, ...]` as `[parts, B / parts, ...]`, each spread over all devices."""
-  return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
-
-
-def _by_inputs(
+def _total(
+    network: EpistemicNetwork,
     objectives: Mapping[str, Objective],
-) -> Iterable[tuple[Any, list[str]]]:
-  """Groups the objectives' names by the inputs they look at."""
-  groups: dict[Any, list[str]] = {}
-  for name, objective in objectives.items():
-    groups.setdefault(objective.inputs, []).append(name)
-  return groups.items()
+    variables: Variables,
+    batch: Batch,
+    indices: Index,
+    key: jax.Array,
+    context: Context,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
+  """The weighted sum of all objectives `[]`; each of them, and statistics."""
+  groups = list(dict.fromkeys(o.inputs for o in objectives.values()))
+  value, logs, statistics = jnp.float32(0), {}, {}
+  for number, inputs in enumerate(groups):
+    own = jax.random.fold_in(key, number)
+    x = batch if inputs is None else inputs(batch, own)
+    outputs = {}  # by the choice of indices: one forward pass each
+    for name, objective in objectives.items():
+      if objective.inputs != inputs:
+        continue
+      for choose in _choices(objective).values():
+        if choose in outputs:
+          continue
+        second = jax.random.fold_in(own, 2)
+        at = indices if choose is None else choose(network.indexer, second)
+        found, updated = _forward(network, variables, x.x, at, own)
+        outputs[choose] = at, found
+        if inputs is None:  # statistics are of the data
+          statistics = updated
+      logs[f'loss_{name}'] = _average(
+          objective, outputs, x, variables, context, network.indexer
+      )
+      weight = objective.weight_at(context.step)
+      value += weight * logs[f'loss_{name}']
+  return value, (logs, statistics)
+
+
+def _choices(objective: Objective) -> Mapping[str, Any]:
+  """The choices of indices of an objective, by name."""
+  indices = objective.indices
+  return indices if isinstance(indices, Mapping) else {'': indices}
 
 
 def _forward(
-    network: EpistemicNetwork, variables: Variables, x: Any, indices: Index
-) -> tuple[Output, dict[str, Any]]:
+    network: EpistemicNetwork,
+    variables: Variables,
+    x: Any,
+    indices: Index,
+    key: jax.Array,
+) -> tuple[Any, dict[str, Any]]:
   """Outputs `[N, B, C]` at all indices, and the updated statistics."""
   mutable = [c for c in variables if c not in ('params', 'frozen')]
+  # Linen takes this stream for any that a module asks for by another name, such
+  # as `dropout`. It does not depend on the index.
+  rngs = {'params': jax.random.fold_in(key, 1)}
 
   def at(index):
-    return network.apply(variables, x, index, train=True, mutable=mutable)
+    return network.apply(
+        variables, x, index, train=True, mutable=mutable, rngs=rngs
+    )
 
   # None: JAX itself rejects statistics that would depend on the index.
   return over_index(at, indices, out_axes=(0, None))
@@ -140,32 +158,68 @@ def _forward(
 
 def _average(
     objective: Objective,
-    outputs: Output,
+    outputs: Mapping[Any, tuple[Index, Any]],
     batch: Batch,
-    indices: Index,
     variables: Variables,
+    context: Context,
+    indexer: Any,
 ) -> jax.Array:
   """The mean of an objective over indices and unmasked examples, `[]`.
 
   The sum of weighted losses is divided by the number of examples, never by the
   sum of their weights, which bootstrapping makes random.
   """
+  loss = functools.partial(
+      objective.loss, variables=variables, context=context
+  )
 
-  def weighted(values: jax.Array, seen: Batch) -> jax.Array:
-    return values * seen.weight * seen.mask if values.ndim else values
+  def weighted(values, noisy):
+    expected = batch.mask.shape
+    if values.shape not in ((), expected):  # [B, 1] would become [B, B]
+      raise ValueError(
+          f'the loss is {list(values.shape)}; expected {list(expected)} or []'
+      )
+    return values * noisy.weight * noisy.mask if values.ndim else values
 
   def at(index_and_output):
     index, output = index_and_output
-    seen = batch
+    noisy = batch
     for noise in objective.noise:
-      seen = noise(seen, index)
-    return weighted(objective.loss(output, seen, index, variables), seen)
+      noisy = noise(noisy, index, indexer)
+    return weighted(loss(output, noisy, index=index), noisy)
 
+  chosen = {name: outputs[c] for name, c in _choices(objective).items()}
+  index, output = ({k: v[i] for k, v in chosen.items()} for i in (0, 1))
+  if not isinstance(objective.indices, Mapping):
+    index, output = index[''], output['']
   if objective.across:
-    values = objective.loss(outputs, batch, indices, variables)
-    values = weighted(values, batch)[None]
+    values = weighted(loss(output, batch, index=index), batch)[None]
   else:
-    values = over_index(at, (indices, outputs))
+    values = over_index(at, (index, output))
   if values.ndim == 1:  # one term per index, such as a penalty
     return values.mean()
   return values.sum() / (len(values) * batch.mask.sum())
+
+
+def _accumulate(
+    gradient: Any, statistics: Any, batch: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Any]:
+  """Runs `gradient` on one microbatch after the other; means of the results."""
+
+  # `[B, ...]` as `[parts, B / parts, ...]`, each spread over all devices.
+  def split(leaf):
+    return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+  microbatches = jax.tree.map(split, batch), jax.random.split(key, parts)
+
+  def add(carry, microbatch):
+    statistics, sums = carry
+    statistics, values = gradient(statistics, *microbatch)
+    return (statistics, jax.tree.map(jnp.add, sums, values)), None
+
+  first = jax.tree.map(lambda leaf: leaf[0], microbatches)
+  _, shapes = jax.eval_shape(gradient, statistics, *first)
+  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  (statistics, sums), _ = jax.lax.scan(add, (statistics, zeros), microbatches)
+  # Of equal microbatches: training batches have no padding.
+  return statistics, jax.tree.map(lambda leaf: leaf / parts, sums)

@@ -12,7 +12,7 @@ _NEEDED = ('tensorflow', 'tensorboard', 'matplotlib')
 
 
 @contextlib.contextmanager
-def opened(workdir: epath.Path) -> Generator[Any]:
+def create_writer(workdir: epath.Path) -> Generator[Any]:
   """A CLU writer: log lines on every host, TensorBoard files from the first.
 
   Raises:
@@ -35,32 +35,28 @@ def opened(workdir: epath.Path) -> Generator[Any]:
 
 
 def create_hooks(
-    workdir: epath.Path, writer: Any, num_steps: int, profile_at: int | None
+    workdir: epath.Path, writer: Any, config: Any, profile_at: int | None
 ) -> list[Any]:
   """Actions to call after every step: progress with ETA, a profile on demand.
 
   Args:
-    workdir: of the run; profiles go to `workdir/plugins/profile`, where
-      TensorBoard looks for them.
-    writer: from `opened`.
-    num_steps: length of the run.
+    workdir: of the run; profiles go to `workdir/plugins/profile`.
+    writer: from `create_writer`.
+    config: of the run.
     profile_at: step at which a profile of five steps starts, or None.
   """
   from clu import periodic_actions
 
-  hooks: list[Any] = [
-      periodic_actions.ReportProgress(
-          num_train_steps=num_steps, writer=writer, every_secs=10
-      )
-  ]
-  if profile_at is not None and jax.process_index() == 0:
-    hooks.append(
-        periodic_actions.Profile(
-            logdir=workdir,
-            num_profile_steps=5,
-            profile_duration_ms=None,
-            first_profile=profile_at,
-            every_secs=None,
-        )
-    )
-  return hooks
+  progress = periodic_actions.ReportProgress(
+      num_train_steps=config.num_steps, writer=writer, every_secs=10
+  )
+  if profile_at is None or jax.process_index() > 0:
+    return [progress]
+  profile = periodic_actions.Profile(
+      logdir=workdir,
+      num_profile_steps=5,
+      profile_duration_ms=None,
+      first_profile=profile_at,
+      every_secs=None,
+  )
+  return [progress, profile]

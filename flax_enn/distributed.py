@@ -5,7 +5,6 @@ import contextlib
 import glob
 import importlib.util
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,11 +20,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 # Whether this process has joined others.
-_many = threading.Event()
-
-
-class Preempted(Exception):
-  """The run was asked to stop, and what it has done is saved."""
+_initialized = threading.Event()
 
 
 def initialize(
@@ -61,7 +56,7 @@ def initialize(
           ' --coordinator_address, --num_processes and --process_id; they are'
           f' {", ".join(map(repr, given))}'
       )
-    if not in_cluster(os.environ):
+    if not cluster_detected(os.environ):
       return
   elif not 0 <= process_id < num_processes:
     raise ValueError(
@@ -69,7 +64,7 @@ def initialize(
         f' --num_processes are 0 to {num_processes - 1}'
     )
   elif process_id:
-    _reach(coordinator_address, timeout)
+    _wait_for_coordinator(coordinator_address, timeout)
   # Where they do not come, JAX ends the process from within.
   logging.info('Waiting up to %d s for all processes to come', timeout)
   jax.distributed.initialize(
@@ -79,7 +74,7 @@ def initialize(
       initialization_timeout=timeout,
       heartbeat_timeout_seconds=timeout,
   )
-  _many.set()
+  _initialized.set()
   logging.info(
       'Process %d of %d, %d of %d devices',
       *(jax.process_index(), jax.process_count()),
@@ -87,7 +82,7 @@ def initialize(
   )
 
 
-def _reach(address: str, timeout: int) -> None:
+def _wait_for_coordinator(address: str, timeout: int) -> None:
   """Waits until something listens at HOST:PORT.
 
   (JAX would end the process with a trace of its own inside.)
@@ -106,14 +101,14 @@ def _reach(address: str, timeout: int) -> None:
         raise ConnectionError(
             f'no process 0 at --coordinator_address={address} within'
             f' {timeout} seconds ({e}); check the address and that process is'
-            ' started, or raise --peer_timeout'
+            ' started, or raise --coordinator_timeout'
         ) from e
       time.sleep(0.2)
     else:
       return
 
 
-def in_cluster(env: Mapping[str, str]) -> bool:
+def cluster_detected(env: Mapping[str, str]) -> bool:
   """Whether a cluster started this process beside others that JAX can find."""
   if int(env.get('OMPI_COMM_WORLD_SIZE', 1)) > 1:
     return True
@@ -126,7 +121,7 @@ def in_cluster(env: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def failing_alone() -> Generator[None]:
+def exit_on_error() -> Generator[None]:
   """Ends this process at once when an error leaves it.
 
   The others lose their connection to it and end too. A normal exit would wait
@@ -136,15 +131,15 @@ def failing_alone() -> Generator[None]:
     yield
   except BaseException as e:
     message = e.code if isinstance(e, SystemExit) else traceback.format_exc()
-    # A number is no error: all processes end with it.
-    if not isinstance(message, str) or not _many.is_set():
+    # A number is not an error: all processes end with it.
+    if not isinstance(message, str) or not _initialized.is_set():
       raise
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def check_shared(folder: epath.Path) -> None:
+def check_shared_filesystem(folder: epath.Path) -> None:
   """Checks that all processes see the same folder.
 
   Raises:
@@ -178,8 +173,8 @@ def _holds(path: epath.Path, text: str) -> bool:
   return False
 
 
-def check_agreement(about: Mapping[str, Any]) -> None:
-  """Checks that all processes have the same idea of the run.
+def assert_equal_across_processes(about: Mapping[str, Any]) -> None:
+  """Checks that all processes run the same.
 
   Args:
     about: name -> what must be equal everywhere; compared by its text.
@@ -210,26 +205,18 @@ class Preemption:
 
   def __init__(self):
     """Nothing has been asked for yet."""
-    self._asked = threading.Event()
-    self._ticks = 0
+    self._requested = threading.Event()
+    self._count = 0
+
+  def request(self) -> None:
+    """Asks this process to stop: what a signal handler calls."""
+    self._requested.set()
 
   def __call__(self) -> bool:
     """Whether to save and stop now."""
-    self._ticks += 1
+    self._count += 1
     if jax.process_count() > 1:
-      # A sync point: the first tick that no process is beyond yet.
-      return multihost_utils.reached_preemption_sync_point(self._ticks)
-    return self._asked.is_set()
-
-  @contextlib.contextmanager
-  def listening(self) -> Generator[None]:
-    """Catches SIGTERM meanwhile, where JAX's own service does not."""
-    of_jax = jax.process_count() > 1
-    if of_jax or threading.current_thread() is not threading.main_thread():
-      yield
-      return
-    before = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
-    try:
-      yield
-    finally:
-      signal.signal(signal.SIGTERM, before)
+      # JAX's own service hears SIGTERM. A sync point is the first count that no
+      # process is beyond yet.
+      return multihost_utils.reached_preemption_sync_point(self._count)
+    return self._requested.is_set()

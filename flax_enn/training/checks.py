@@ -1,0 +1,158 @@
+"""Checks that the parts of a trainer fit together, before any compile."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+
+from flax_enn import build, sharding
+from flax_enn.metrics import collection
+from flax_enn.training.state import init_state
+from flax_enn.training.trainer import Trainer
+
+
+def check(trainer: Trainer) -> None:
+  """Checks mesh, network, objectives and evaluations against each other.
+
+  Only traces shapes; the files of the data set are left alone.
+
+  Raises:
+    ValueError: what was found, what was expected, and the field to change.
+  """
+  _check_mesh(trainer)
+  _check_network(trainer)
+  _check_objectives(trainer)
+  for evaluation in trainer.evaluations:
+    path, scorer = _path(trainer, evaluation.name), evaluation.scorer
+    if scorer.tau > scorer.batch_size:
+      raise ValueError(
+          f'{path}.tau is {scorer.tau}, but no batch has more than'
+          f' config.batch_size ({scorer.batch_size}) inputs; set {path}.tau to'
+          ' that or less'
+      )
+    with build.located(f'{path}.base_temperature'):
+      scorer.model.likelihood.tempered(scorer.base_temperature)
+  likelihood = trainer.model.likelihood
+  with build.located(f'the metrics of {likelihood}'):
+    collection(likelihood.metrics)
+  if 'nll' not in likelihood.metrics:
+    raise ValueError(f"{likelihood} lacks the metric 'nll', which ranks states")
+
+
+def check_data(trainer: Trainer) -> None:
+  """Opens all data that the run reads, and raises where a split is empty."""
+  config = trainer.config
+  with build.located('config.dataset'):
+    examples = trainer.num_examples
+  if config.batch_size > examples:
+    raise ValueError(
+        f'config.batch_size is {config.batch_size}, but the training split of'
+        f' {trainer.dataset} has {examples} examples; set it to that or less'
+    )
+  for evaluation in trainer.evaluations:
+    path = _path(trainer, evaluation.name)
+    path = 'config.dataset' if path == 'config.eval' else path
+    with build.located(path):
+      evaluation.loader.source(evaluation.dataset, evaluation.split)
+
+
+def _path(trainer: Trainer, name: str) -> str:
+  own = name not in trainer.config.evals
+  return 'config.eval' if own else f'config.evals.{name}'
+
+
+def _check_mesh(trainer: Trainer) -> None:
+  """Checks that everything that is split over the mesh divides."""
+  config, mesh = trainer.config, trainer.mesh
+  devices, indices = mesh.size, mesh.shape[sharding.INDEX_AXIS]
+  if config.batch_size % devices:
+    raise ValueError(
+        f'batch_size {config.batch_size} is not divisible by the {devices}'
+        f' devices of config.mesh {dict(mesh.shape)}; set config.batch_size to'
+        f' a multiple of {devices}'
+    )
+  if config.batch_size % (devices * config.accumulation):
+    raise ValueError(
+        f'config.accumulation is {config.accumulation}, but each of the'
+        f' {devices} devices has {config.batch_size // devices} examples of a'
+        ' batch; set config.accumulation to a divisor of that'
+    )
+  _, count = sharding.batch_shard(trainer.batch_sharding)
+  if config.batch_size % (2 * count):
+    raise ValueError(
+        f'batch_size {config.batch_size} is not divisible by 2 for each of'
+        f' {count} hosts, which splits a dyadic pair; set config.batch_size to'
+        f' a multiple of {2 * count}'
+    )
+  split = {'config.num_indices': trainer.num_indices}
+  if size := trainer.model.network.indexer.size:
+    split['the size of config.network'] = size
+  for evaluation in trainer.evaluations:
+    path, scorer = _path(trainer, evaluation.name), evaluation.scorer
+    split[f'{path}.num_indices'] = scorer.num_indices
+    split[f'{path}.chunk'] = min(scorer.chunk, scorer.num_indices)
+  for field, value in split.items():
+    if value % indices:
+      raise ValueError(
+          f'{field} is {value}, which the index axis of config.mesh ({indices})'
+          f' does not divide; set it to a multiple of {indices}, or change'
+          ' config.mesh.index'
+      )
+
+
+def _check_network(trainer: Trainer) -> None:
+  """Checks that the network takes the data and emits what is needed."""
+  config, model = trainer.config, trainer.model
+  batch = trainer.abstract_batch()
+
+  def apply(batch: Any) -> Any:
+    state = init_state(model.network, trainer.tx, 0, model.dummy_input())
+    index = model.network.indexer.sample(state.key, 1)[0]
+    return model.apply(state.variables, batch.x, index)
+
+  form = jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', model.input_spec)
+  what = (
+      f'config.network cannot take inputs {form} of the data set'
+      f' {config.dataset.name!r}, or its parts do not fit each other'
+  )
+  output = _traced(what, apply, batch)
+  expected = (config.batch_size, model.likelihood.outputs)
+  for name, found in (('outputs', output.train), ('a base', output.base)):
+    if found is not None and found.shape != expected:
+      raise ValueError(
+          f'the network {config.network.name!r} has {name} {list(found.shape)}'
+          f' for a batch of {config.batch_size} examples, but'
+          f' {model.likelihood} needs {list(expected)}; set `classes` in'
+          f' config.network to {expected[1]} or leave it out, or set'
+          ' config.likelihood'
+      )
+
+
+def _check_objectives(trainer: Trainer) -> None:
+  """Checks that a step can be taken, by all objectives or by which not."""
+  state, batch = trainer.abstract_state, trainer.abstract_batch()
+  step = trainer.train_step(num_examples=1)  # of no influence on shapes
+  try:
+    after, _ = jax.eval_shape(step, state, batch)
+  except Exception:
+    for name, objective in trainer.objectives.items():
+      alone = functools.partial(step, objectives={name: objective})
+      _traced(f'config.objectives.{name}', alone, state, batch)
+    raise
+  before = {k: jax.tree.structure(v) for k, v in state.collections.items()}
+  for name, values in after.collections.items():
+    if jax.tree.structure(values) != before[name]:
+      raise ValueError(
+          f'config.network: the collection {name!r} has another form after a'
+          ' step than before it: what a network sows must not be part of its'
+          " state; sow into 'intermediates'"
+      )
+
+
+def _traced(what: str, fn: Callable[..., Any], *args: Any) -> Any:
+  """The shapes that `fn` returns; errors say what was tried."""
+  try:
+    return jax.eval_shape(fn, *args)
+  except Exception as e:  # jax, flax and networks each have their own
+    raise ValueError(f'{what}: {e}') from e

@@ -1,0 +1,174 @@
+"""Trainer: a model with all that trains and evaluates it, from a config."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import optax
+
+from flax_enn import build, data, sharding
+from flax_enn.core import Batch
+from flax_enn.evaluation import Evaluation, create_evaluations
+from flax_enn.losses import Objective
+from flax_enn.model import Model, create_dataset, create_loader
+from flax_enn.training import config as config_lib
+from flax_enn.training import optimizer
+from flax_enn.training.objectives import create_objectives
+from flax_enn.training.state import (
+    TrainState,
+    abstract_state,
+    create_train_state,
+)
+from flax_enn.training.step import train_step
+
+# Where the index has no finite support.
+_NUM_INDICES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Everything that a config names, built; nothing is compiled.
+
+  Attributes:
+    config: the config.
+    model: that is trained.
+    mesh: of devices.
+    rules: what lies on which axis of it.
+    dataset: from `config.dataset`.
+    objectives: by name, from `config.objectives`.
+    schedule: learning rate of each step.
+    tx: optimizer.
+  """
+
+  config: ml_collections.ConfigDict
+  model: Model
+  mesh: Mesh
+  rules: sharding.Rules
+  dataset: data.Dataset
+  objectives: Mapping[str, Objective]
+  schedule: optax.Schedule
+  tx: optax.GradientTransformation
+
+  @classmethod
+  def from_config(
+      cls,
+      config: ml_collections.ConfigDict,
+      devices: list[jax.Device] | None = None,
+  ) -> 'Trainer':
+    """Builds what `config` names; `checks.check` says whether it fits together.
+
+    Args:
+      config: from a file in `configs/`.
+      devices: to run on; all by default.
+
+    Raises:
+      ValueError: what was found, what was expected, and the field to change.
+    """
+    config_lib.check(config)
+    with build.located('config.sharding'):
+      rules = sharding.create_rules(config.sharding)
+    dataset = create_dataset(config.dataset)
+    with build.located('config.dataset'):
+      spec = dataset.spec
+    with build.located('config.mesh'):
+      mesh = sharding.create_mesh(config.mesh, devices)
+      sharding.batch_shard(sharding.batch_sharding(mesh, rules))
+    return cls(
+        config=config,
+        model=Model.from_config(config, spec),
+        mesh=mesh,
+        rules=rules,
+        dataset=dataset,
+        objectives=create_objectives(config),
+        schedule=optimizer.create_schedule(config.optimizer, config.num_steps),
+        tx=optimizer.create_optimizer(config.optimizer, config.num_steps),
+    )
+
+  @property
+  def num_indices(self) -> int:
+    """N of a training step."""
+    size = self.model.network.indexer.size
+    return self.config.num_indices or size or _NUM_INDICES
+
+  @property
+  def batch_sharding(self) -> sharding.NamedSharding:
+    """Where the examples of a batch are."""
+    return sharding.batch_sharding(self.mesh, self.rules)
+
+  def use_mesh(self) -> Any:
+    """A context in which everything is computed on the mesh."""
+    return sharding.use_mesh(self.mesh, self.rules)
+
+  @property
+  def loader(self) -> data.Loader:
+    """How this process reads the training data."""
+    with build.located('config.dataset'):
+      return create_loader(self.config.dataset, self.batch_sharding)
+
+  def train_batches(self, start: int = 0) -> Iterator[Batch]:
+    """This process's shard of the training batches after the first `start`."""
+    return self.loader.train_batches(
+        self.dataset,
+        self.model.spec,
+        batch_size=self.config.batch_size,
+        seed=self.config.seed,
+        start=start,
+    )
+
+  @functools.cached_property
+  def num_examples(self) -> int:
+    """In the training split."""
+    return len(self.loader.source(self.dataset, 'train'))
+
+  @functools.cached_property
+  def abstract_state(self) -> TrainState:
+    """The state's shapes, dtypes and shardings, traced once."""
+    network, x = self.model.network, self.model.dummy_input()
+    return abstract_state(network, self.tx, x, self.mesh, self.rules)
+
+  def abstract_batch(self) -> Batch:
+    """The shapes, dtypes and shardings of a global batch."""
+    return data.abstract_batch(
+        self.model.spec, self.config.batch_size, self.batch_sharding
+    )
+
+  def create_state(self) -> TrainState:
+    """The state before the first step."""
+    network, x = self.model.network, self.model.dummy_input()
+    seed, abstract = self.config.seed, self.abstract_state
+    return create_train_state(network, self.tx, seed, x, abstract)
+
+  def train_step(self, num_examples: int) -> Any:
+    """The step as a function of state and batch alone, not yet compiled."""
+    return functools.partial(
+        train_step,
+        network=self.model.network,
+        objectives=self.objectives,
+        tx=self.tx,
+        likelihood=self.model.likelihood.tempered(1.0),  # is for evaluation
+        num_examples=num_examples,
+        num_indices=self.num_indices,
+        accumulation=self.config.accumulation,
+    )
+
+  def jit_train_step(self, num_examples: int | None = None) -> Any:
+    """The step as it is compiled; it donates the state that it is given.
+
+    `num_examples` are those in the training split; None asks the data set.
+    """
+    n = self.num_examples if num_examples is None else num_examples
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+    return jax.jit(
+        self.train_step(n), donate_argnums=0, out_shardings=(shardings, None)
+    )
+
+  @functools.cached_property
+  def evaluations(self) -> Sequence[Evaluation]:
+    """The run's own evaluation, and those of `config.evals`."""
+    return create_evaluations(
+        self.config, self.model, self.dataset, self.mesh, self.rules
+    )
