@@ -11,6 +11,8 @@ PYTHONS ?= python3.13 python3.12 python3.11 python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LOWEST := .venv-lowest
+# A worker per core, at most four: each has 8 emulated devices of its own.
+PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PIP := -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -26,13 +28,16 @@ train: $(VENV)/.train  ## Train a base and its epinet on digits into RUNS=runs.
 	  --workdir="$(RUNS)/digits_epinet"
 
 test: lint  ## Lint, check the types, run the tests.
-	@$(PYTHON) -m pytest
+	@$(PYTHON) $(PYTEST)
 
-test-all: test  ## The same, then the slow tests too.
-	@$(PYTHON) -m pytest -m slow
+test-all: test  ## The same, then the slow tests and all laws from cold.
+	@$(PYTHON) $(PYTEST) -m slow --ignore=tests/test_laws.py
+	@cold=$$(mktemp -d) && trap 'rm -rf "$$cold"' EXIT && \
+	  JAX_COMPILATION_CACHE_DIR="$$cold" \
+	  $(PYTHON) $(PYTEST) --dist=worksteal --slow tests/test_laws.py
 
 test-lowest: $(LOWEST)/.test  ## Run the tests on the oldest dependencies allowed.
-	@$(LOWEST)/bin/python -m pytest
+	@$(LOWEST)/bin/python $(PYTEST)
 
 lint: $(VENV)/.test  ## Lint and check the types only.
 	@$(PYTHON) -m ruff check .

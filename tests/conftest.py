@@ -1,6 +1,7 @@
-"""Emulates 8 devices on the CPU, and leaves out the slow tests by default."""
+"""Emulates 8 devices, keeps what is compiled, leaves the slow tests out."""
 
 import os
+from pathlib import Path
 
 # All of this must be in the environment before jax is imported.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -8,14 +9,24 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     # Tests compile much and run little: a third of the time without LLVM's
-    # optimizations.
+    # optimizations, and half of that without the emitters of fusions.
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_use_fusion_emitters=false',
 ])
 # With fewer threads than emulated devices, a collective waits forever for the
 # devices that found no thread.
 os.environ['NPROC'] = '16'
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+# What one test, one worker or one process that a test starts has compiled, the
+# others read, in the next run too. (An entry that was cut off by a kill is read
+# as none.) `JAX_COMPILATION_CACHE_DIR=$(mktemp -d)` tests from cold.
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR',
+    str(Path(__file__).resolve().parents[1] / '.pytest_cache' / 'jax'),
+)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest
 

@@ -6,18 +6,20 @@ import math
 import shutil
 from typing import ClassVar
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn.checkpoints import Checkpoints
+from flax_enn.checkpoints import Checkpointer
+from flax_enn.core import Output
 from flax_enn.data.two_moons import TwoMoons
+from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.training import train_and_evaluate
-from flax_enn.training.plan import Plan
 from tests import tiny
 
 _COMPILED = []
@@ -71,8 +73,6 @@ _XENT, _L2 = {'loss': {'name': 'xent'}}, {'loss': {'name': 'l2'}}
 _REGRESSION = {
     'dataset': {'name': 'regression', 'n_train': 64},
     'objectives.data': _L2,
-    'network.classes': 1,
-    'network.base.classes': 1,
 }
 CONFIGS = {
     'misspelt at the top': (
@@ -153,8 +153,8 @@ CONFIGS = {
         ['config.dataset.name', 'two_mons', "did you mean 'two_moons'"],
     ),
     'unknown optimizer': (
-        {'optimizer.name': 'adam'},
-        ['config.optimizer.name', "'adam'", 'adamw', 'sgd', 'lamb'],
+        {'optimizer.name': 'adamww'},
+        ['config.optimizer.name', "'adamww'", "did you mean 'adamw'"],
     ),
     'unknown schedule': (
         {'optimizer.schedule.name': 'step'},
@@ -199,15 +199,15 @@ CONFIGS = {
     ),
     'empty validation split': (
         {'dataset.holdout': 0.001},
-        ['config.dataset.holdout is 0.001', 'empty'],
+        ['config.dataset', 'holdout is 0.001', 'empty'],
     ),
     'holdout above 1': (
         {'dataset.holdout': 1.5},
-        ['config.dataset.holdout is 1.5', 'below 1'],
+        ['config.dataset', 'holdout is 1.5', 'below 1'],
     ),
     'negative read-ahead': (
         {'dataset.read_ahead': -1},
-        ['config.dataset.read_ahead is -1', 'at least 0'],
+        ['config.dataset', 'read_ahead is -1', 'at least 0'],
     ),
     'no step': ({'num_steps': 0}, ['config.num_steps is 0', 'at least 1']),
     'negative seed': ({'seed': -1}, ['config.seed is -1', 'at least 0']),
@@ -222,7 +222,7 @@ CONFIGS = {
     **{
         f'{field} {value}': (
             {f'eval.{field}': value},
-            [f'config.eval.{field} is {value!r}', 'finite number above 0'],
+            [f'config.eval.{field}: temperature is {value!r}', 'above 0'],
         )
         for field in ('temperature', 'base_temperature')
         for value in (0.0, -1.0, math.inf, math.nan, '0.7', None)
@@ -230,7 +230,7 @@ CONFIGS = {
     **{
         f'{field} of a regression': (
             {**_REGRESSION, f'eval.{field}': 0.7},
-            [f'config.eval.{field} is 0.7', "'regression'", 'set it to 1.0'],
+            [f'config.eval.{field}: temperature is 0.7', 'leave it at 1'],
         )
         for field in ('temperature', 'base_temperature')
     },
@@ -251,7 +251,7 @@ CONFIGS = {
             'objectives.data.across': True,
             'objectives.data.noise': {'boot': {'name': 'bootstrap'}},
         },
-        ['across=True', 'config.objectives.*.noise'],
+        ['config.objectives.data', 'noise is that of one index', '(across)'],
     ),
     'keeps no checkpoint': (
         {'checkpoint.keep': 0},
@@ -272,44 +272,134 @@ CONFIGS = {
     ),
     'more classes than the data set': (
         {'network.classes': 3, 'network.base.classes': 3},
-        ['config.network', 'outputs [3]', "'two_moons' has 2 classes"],
+        ['config.network', 'outputs [16, 3]', 'Categorical(classes=2', 'to 2'],
     ),
     'other classes than the base': (
         {'network.classes': 3},
-        ['config.network.base.classes', '2 outputs', 'the epinet 3'],
+        ['config.network', '2 outputs', 'the epinet 3', 'leave the latter out'],
+    ),
+    'a network that sows into its state': (
+        {'network': {'name': f'{__name__}:Sowing'}},
+        ['config.network', "'moments'", 'sow', "'intermediates'"],
+    ),
+    'unknown likelihood': (
+        {'likelihood': {'name': 'gausian'}},
+        ['config.likelihood.name', "did you mean 'gaussian'", 'two_hot'],
+    ),
+    'misspelt in the likelihood': (
+        {'likelihood': {'name': 'categorical', 'clases': 2}},
+        ['config.likelihood.clases', "did you mean 'classes'"],
+    ),
+    'likelihood that cannot be': (
+        {'likelihood': {'name': 'two_hot', 'low': 1, 'high': 0, 'atoms': 5}},
+        ['config.likelihood', 'low is 1', 'below high'],
+    ),
+    'likelihood of more classes than the network emits': (
+        {
+            'likelihood': {'name': 'categorical', 'classes': 5},
+            'network.base.classes': 2,
+            'network.classes': 2,
+        },
+        ['config.network', 'outputs [16, 2]', 'Categorical(classes=5', '16, 5'],
+    ),
+    'a network of two outputs for a learned variance of one target': (
+        {
+            **_REGRESSION,
+            'objectives.data': {'loss': {'name': 'nll'}},
+            'likelihood': {'name': 'gaussian', 'scale': None},
+            'network.base.classes': 1,
+        },
+        ['config.network', '1 outputs', 'the epinet 2'],
+    ),
+    **{
+        f'an evaluation of the name {name}': (
+            {'evals': {name: {'split': 'train'}}},
+            [f'config.evals.{name}', 'choose another'],
+        )
+        for name in ('step', 'test', 'validation', 'a/b')
+    },
+    'misspelt in an evaluation': (
+        {'evals': {'more': {'num_index': 3}}},
+        ['config.evals.more.num_index', "did you mean 'num_indices'"],
+    ),
+    'an evaluation with a time of its own': (
+        {'evals': {'more': {'every': 1}}},
+        ['config.evals.more.every', 'is not a field of an evaluation'],
+    ),
+    'no indices in an evaluation': (
+        {'evals': {'more': {'num_indices': 0}}},
+        ['config.evals.more.num_indices is 0', 'at least 1'],
+    ),
+    'more labels at once in an evaluation than a batch has inputs': (
+        {'evals': {'more': {'tau': 17}}},
+        ['config.evals.more.tau is 17', 'config.batch_size (16)'],
+    ),
+    'temperature of an evaluation': (
+        {'evals': {'more': {'temperature': 0}}},
+        ['config.evals.more.temperature: temperature is 0', 'above 0'],
+    ),
+    'unknown data set of an evaluation': (
+        {'evals': {'more': {'dataset': {'name': 'two_mons'}}}},
+        ['config.evals.more.dataset.name', "did you mean 'two_moons'"],
+    ),
+    'misspelt in the data set of an evaluation': (
+        {'evals': {'more': {'dataset': {'name': 'two_moons', 'n_tst': 1}}}},
+        ['config.evals.more.dataset.n_tst', "did you mean 'n_test'"],
+    ),
+    'unknown split of an evaluation': (
+        {'evals': {'more': {'split': 'tset'}}},
+        ['config.evals.more', "no split 'tset'", 'validation'],
+    ),
+    'empty split of an evaluation': (
+        {'evals': {'more': {'split': 'validation'}}},
+        ['config.evals.more', "'validation' is empty", 'holdout is 0.0'],
+    ),
+    'sharding without a mesh axis of that name': (
+        {'sharding.batch': ('rows',)},
+        ['config.sharding', "'rows'", "'data'"],
     ),
     'features that the base does not expose': (
         {'network.features': ('hidden_7',)},
-        ['config.network.features', 'hidden_7', 'hidden_0'],
+        ['config.network', 'features', 'hidden_7', 'hidden_0'],
     ),
     'unknown activation': (
         {'network.base.activation': 'rleu'},
         ['config.network', 'rleu'],
     ),
-    'inputs that are no images': (
+    'inputs that are not images': (
         {
-            'network.base': {'name': 'convnet', 'classes': 2},
+            'network.base': {'name': 'convnet'},
             'network.features': ('hidden',),
         },
-        ['config.network', 'inputs [2]', "'two_moons'"],
+        ['config.network', 'inputs float32[2]', "'two_moons'"],
     ),
     'labels for a loss of targets': (
         {'objectives.data': _L2},
-        ['config.objectives', 'int32', "'xent'"],
+        ['config.objectives.data', 'int32', "'xent'"],
     ),
     'targets for a loss of labels': (
-        {
-            'dataset': {'name': 'regression'},
-            'network.classes': 1,
-            'network.base.classes': 1,
-        },
-        ['config.objectives', 'float32', "'l2'"],
+        {'dataset': {'name': 'regression'}},
+        ['config.objectives.data', 'float32', "'l2'"],
     ),
     'TFDS set that is unknown': (
         {'dataset': {'name': 'tfds_images', 'tfds_name': 'cifar01'}},
-        ['config.dataset.tfds_name', "'cifar01'", 'cifar10'],
+        ['config.dataset', "tfds_name is 'cifar01'", 'cifar10'],
     ),
 }
+
+
+class Sowing(nn.Module):
+  """A network that keeps what it computes in a collection of its state."""
+
+  @property
+  def indexer(self):
+    return EnsembleIndexer(1)
+
+  @nn.compact
+  def __call__(self, x, index, *, train=False):
+    out = nn.Dense(2)(x)
+    self.sow('moments', 'mean', out.mean())
+    return Output(out)
 
 
 @pytest.mark.parametrize('case', CONFIGS)
@@ -321,11 +411,11 @@ def test_config(case, run):
 ENSEMBLES = {
     'members not divided by the index axis': (
         {'network.size': 3, 'mesh.index': 2},
-        ['config.network.size is 3', 'config.mesh', 'multiple of 2'],
+        ['the size of config.network is 3', 'config.mesh', 'multiple of 2'],
     ),
     'priors of other classes than the members': (
-        {'network.prior.classes': 5},
-        ['config.network', '5', '3'],
+        {'network.priors.member.member.classes': 5},
+        ['config.network', "prior 'member'", '5, 2]', '3, 2]'],
     ),
 }
 
@@ -342,7 +432,7 @@ def test_an_unprepared_tfds_set(run, tmp_path):
       'tfds_name': 'mnist',
       'data_dir': str(tmp_path),
   }
-  says = ['config.dataset.data_dir', "'mnist'", 'download_and_prepare']
+  says = ['config.dataset', 'data_dir', "'mnist'", 'download_and_prepare']
   check_refused(tiny.epinet(dataset=dataset), run, says)
 
 
@@ -397,7 +487,7 @@ def test_arrays(case, run, tmp_path):
   path = tmp_path / 'data.npz'
   np.savez(path, **arrays(**changes))
   config = tiny.epinet(dataset={'name': 'arrays', 'path': str(path)})
-  check_refused(config, run, ['config.dataset.path', str(path), *says])
+  check_refused(config, run, ['config.dataset: path is', str(path), *says])
 
 
 @pytest.mark.parametrize(
@@ -413,7 +503,7 @@ def test_a_file_of_arrays_that_cannot_be_read(content, says, run, tmp_path):
   if content is not None:
     path.write_bytes(content)
   config = tiny.epinet(dataset={'name': 'arrays', 'path': str(path)})
-  check_refused(config, run, ['config.dataset.path', str(path), says])
+  check_refused(config, run, ['config.dataset: path is', str(path), says])
 
 
 WORKDIRS = {
@@ -453,19 +543,19 @@ def test_only_what_differs_is_listed(run):
 INITS = {
     'no such run': (
         {'workdir': '../nowhere', 'modules': {'base': 'base'}},
-        ['config.init.workdir', '../nowhere', 'no such folder'],
+        ['config.init: workdir is', '../nowhere', 'no such folder'],
     ),
     'a run without that module': (
         {'workdir': '../run', 'modules': {'base': 'bass'}},
-        ['config.init.modules', "'bass'", 'base'],
+        ['config.init: modules', "'bass'", 'base'],
     ),
     'a module this network does not have': (
         {'workdir': '../run', 'modules': {'bass': 'base'}},
-        ['config.init.modules', "'bass'", 'base'],
+        ['config.init: modules', "'bass'", 'base'],
     ),
     'a run without that step': (
         {'workdir': '../run', 'step': 3, 'modules': {'base': 'base'}},
-        ['config.init.step is 3', '[2, 4]'],
+        ['config.init: step is 3', '[2, 4]'],
     ),
     'misspelt': (
         {'workdir': '../run', 'module': {'base': 'base'}},
@@ -474,7 +564,7 @@ INITS = {
     'of another shape': (
         {'workdir': '../run', 'modules': {'base': 'base'}},
         [
-            'config.init.modules.base',
+            'config.init: modules.base',
             'params/layer_0/kernel',
             'found float32[2, 6], expected float32[2, 9]',
         ],
@@ -494,8 +584,8 @@ def test_init(case, run, tmp_path):
 @pytest.mark.parametrize(
     'network, index',
     [
-        (Epinet(MLP((3,), 2), 2, ('inputs',), index_dim=4), jnp.zeros(3)),
-        (Epinet(MLP((3,), 2), 2, ('inputs',), index_dim=4), jnp.zeros((5, 4))),
+        (Epinet(MLP((3,), 2), ('inputs',), index_dim=4), jnp.zeros(3)),
+        (Epinet(MLP((3,), 2), ('inputs',), index_dim=4), jnp.zeros((5, 4))),
         (Ensemble(MLP((3,), 2), size=4), jnp.zeros(3)),
         (Ensemble(MLP((3,), 2), size=4), jnp.int32(1)),
     ],
@@ -536,31 +626,27 @@ def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
       log_every=50,  # the flag is read before every save too
       objectives={'data': _L2},
       dataset={'name': 'regression', 'n_train': 64, 'n_test': 16},
-      optimizer={'name': 'sgd', 'learning_rate': 1e3},
-      **{
-          'network.classes': 1,
-          'network.base.classes': 1,
-          'checkpoint.every': 1,
-      },
+      optimizer={'name': 'sgd', 'learning_rate': 1e3, 'momentum': 0.9},
+      **{'checkpoint.every': 1},
   )
   with pytest.raises(FloatingPointError) as caught:
     train_and_evaluate(config, tmp_path)
-  plan = Plan.from_config(config)
+  trainer = tiny.built(config)
   with (
-      jax.set_mesh(plan.mesh),
-      contextlib.closing(Checkpoints(tmp_path)) as checkpoints,
+      trainer.use_mesh(),
+      contextlib.closing(Checkpointer(tmp_path)) as checkpointer,
   ):
-    state, good = checkpoints.restore_latest(plan.abstract_state)
+    state, good = checkpointer.restore_latest(trainer.abstract_state)
     # One more step is the one that was not finite.
-    batch = next(iter(plan.train_batches(good)))
-    after, logs = jax.jit(plan.train_step())(state, batch)
+    batch = next(trainer.train_batches(good))
+    after, logs = jax.jit(trainer.train_step(64))(state, batch)
   assert all(np.isfinite(leaf).all() for leaf in _numbers(state))
   assert not all(
       np.isfinite(leaf).all() for leaf in _numbers((after.params, logs))
   )
   message = str(caught.value)
   assert f'not finite in step {good + 1};' in message
-  assert f'last good checkpoint is that of step {good} in' in message
+  assert f' is {good}. In a new' in message
   assert str(tmp_path) in message
   assert 'config.optimizer.learning_rate' in message
   assert not (tmp_path / 'results.json').exists()
@@ -585,13 +671,13 @@ def test_data_that_break_off_leave_what_was_trained(tmp_path):
       dataset={'name': f'{__name__}:Broken', 'n_train': 512, 'n_test': 24},
       **{'checkpoint.every': 0},
   )
-  batches = Plan.from_config(config).train_batches()
+  batches = tiny.built(config).train_batches()
   good = 0
-  with pytest.raises(ValueError, match=r'not finite.*\[99\].*config\.dataset'):
+  with pytest.raises(ValueError, match=r'not finite.*\[99\].*Correct the data'):
     while next(batches):
       good += 1
   assert 3 < good < 32, 'choose another seed'
-  with pytest.raises(ValueError, match=r'not finite.*\[99\].*config\.dataset'):
+  with pytest.raises(ValueError, match=r'not finite.*\[99\].*Correct the data'):
     train_and_evaluate(config, tmp_path)
   _, step = tiny.last_state(config, tmp_path)
   assert good - 2 <= step <= good  # two batches are read ahead
@@ -612,7 +698,8 @@ def test_a_first_update_that_overflows_is_not_kept(tmp_path):
   )
   with pytest.raises(FloatingPointError) as caught:
     train_and_evaluate(config, tmp_path)
-  assert 'not finite in step 1; there is no checkpoint yet' in str(caught.value)
+  for part in ('not finite in step 1;', 'is none yet'):
+    assert part in str(caught.value)
   assert not list((tmp_path / 'checkpoints').iterdir())
 
 

@@ -1,6 +1,7 @@
 """Configs made into objects, and what is said of those that cannot be."""
 
 import dataclasses
+import json
 import sys
 import textwrap
 
@@ -11,31 +12,35 @@ import pytest
 
 from flax_enn import build
 from flax_enn.core import EpistemicNetwork
-from flax_enn.losses import Bootstrap, Xent
+from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
+from flax_enn.losses import Bootstrap, MeanIndex, Xent
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
+from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
+from flax_enn.networks.priors.scaled_prior import ScaledPrior
+from flax_enn.networks.with_prior import WithPrior
+from flax_enn.training import default_config
+from flax_enn.training.objectives import create_objectives
 
-NETWORKS = 'flax_enn.networks'
 MLP_CONFIG = {'name': 'mlp', 'hiddens': [6, 5], 'classes': 3}
 ENSEMBLE = {'name': 'ensemble', 'member': MLP_CONFIG, 'size': 2}
 EPINET = {
     'name': 'epinet',
     'base': MLP_CONFIG,
-    'classes': 3,
     'features': ['inputs', 'hidden_1'],
     'index_dim': 4,
-    'priors': {
-        'x': {'name': 'mlp_prior', 'hiddens': [5], 'classes': 3, 'size': 4}
-    },
+    'priors': {'x': {'name': 'mlp_prior', 'hiddens': [5]}},
 }
+# What a network is made of is looked up where networks are.
+PART = dataclasses.replace(build.NETWORK, accepts=lambda cls: True)
 
 
-def network(config):
-  return build.build(config, NETWORKS, 'config.network')
+def network(config, kind=build.NETWORK, outputs=None):
+  return build.build(config, kind, 'config.network', outputs)
 
 
 def changed(config, **fields):
@@ -43,49 +48,78 @@ def changed(config, **fields):
   return {k: v for k, v in {**config, **fields}.items() if v is not None}
 
 
-PRIORS = {'x': MLPPrior(hiddens=(5,), classes=3, size=4)}
 BASE = MLP(hiddens=(6, 5), classes=3)
+PLAIN = Epinet(base=BASE, features=('inputs', 'hidden_1'), index_dim=4)
+MEMBERS = {'name': 'ensemble_prior', 'member': MLP_CONFIG}
 CASES = {
     'flat': (MLP_CONFIG, BASE),
     'nested': (
         {'name': 'deterministic', 'base': MLP_CONFIG},
         Deterministic(base=BASE),
     ),
-    'named dict': (
-        EPINET,
-        Epinet(
-            base=BASE,
-            classes=3,
-            features=('inputs', 'hidden_1'),
-            index_dim=4,
-            priors=PRIORS,
+    'priors': (EPINET, WithPrior(PLAIN, {'x': MLPPrior(hiddens=(5,))})),
+    'scaled prior': (
+        {
+            **ENSEMBLE,
+            'priors': {
+                'member': {
+                    'name': 'scaled_prior', 'net': MEMBERS, 'scale': [0, 1, 2]
+                }
+            },
+        },
+        WithPrior(
+            Ensemble(member=BASE, size=2),
+            {'member': ScaledPrior(EnsemblePrior(BASE), (0, 1, 2))},
         ),
+    ),
+    'no priors': ({**EPINET, 'priors': None}, PLAIN),
+    'no priors left': ({**EPINET, 'priors': {}}, PLAIN),
+    'priors in words': (
+        {
+            'name': 'with_prior',
+            'network': changed(EPINET, priors=None),
+            'priors': EPINET['priors'],
+        },
+        WithPrior(PLAIN, {'x': MLPPrior(hiddens=(5,))}),
     ),
     'frozen': (
         {'name': 'deterministic', 'base': {**MLP_CONFIG, 'frozen': True}},
         Deterministic(base=Frozen(net=BASE)),
     ),
+    'frozen with its priors': (
+        {**EPINET, 'frozen': True},
+        Frozen(net=WithPrior(PLAIN, {'x': MLPPrior(hiddens=(5,))})),
+    ),
     'not frozen': ({**MLP_CONFIG, 'frozen': False}, BASE),
-    'several': (
-        {**ENSEMBLE, 'prior': MLP_CONFIG},
-        Ensemble(member=BASE, size=2, prior=BASE),
-    ),
-    'none': (
-        {**ENSEMBLE, 'prior': None},
-        Ensemble(member=BASE, size=2),
-    ),
     'class by its path': (
         changed(MLP_CONFIG, name='flax_enn.networks.backbones.mlp:MLP'),
         BASE,
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('wrap', [dict, ml_collections.ConfigDict])
 @pytest.mark.parametrize('case', CASES)
 def test_builds_what_is_named(case, wrap):
   config, expected = CASES[case]
-  assert network(wrap(config)) == expected
+  assert network(wrap(config), PART) == expected
+
+
+def test_outputs_fill_the_classes_that_are_left_out():
+  """Everywhere below a network, and nowhere that says another number."""
+  mlp = changed(MLP_CONFIG, classes=None)
+  config = {
+      **EPINET,
+      'base': mlp,
+      'priors': {
+          'one': {'name': 'ensemble_prior', 'member': mlp},
+          'two': {'name': 'ensemble_prior', 'member': {**mlp, 'classes': 7}},
+      },
+  }
+  built = network(config, outputs=5)
+  assert built.network.base.classes == built.network.classes == 5
+  assert built.priors['one'].member.classes == 5
+  assert built.priors['two'].member.classes == 7
 
 
 def test_a_config_inside_a_dict_is_built_too():
@@ -102,26 +136,137 @@ def test_a_config_is_left_as_it_was():
 
 
 def test_sequences_become_tuples_so_that_networks_hash():
-  built = network({**MLP_CONFIG, 'hiddens': [6, 5]})
+  built = network({**MLP_CONFIG, 'hiddens': [6, 5]}, PART)
   assert built.hiddens == (6, 5)
   assert isinstance(built.hiddens, tuple)
   assert hash(built) == hash(BASE)
 
 
 @pytest.mark.parametrize(
-    ('config', 'expected'),
+    ('config', 'kind', 'expected'),
     [
-        ({'name': 'xent', 'label_smoothing': 0.1}, Xent(0.1)),
+        ({'name': 'xent', 'label_smoothing': 0.1}, build.LOSS, Xent(0.1)),
         (
             {'name': 'bootstrap', 'distribution': 'poisson', 'seed': 3},
+            build.NOISE,
             Bootstrap('poisson', seed=3),
         ),
+        ({'name': 'mean_index'}, build.INDICES, MeanIndex()),
+        (
+            {'name': 'gaussian', 'dim': 2, 'scale': None},
+            build.LIKELIHOOD,
+            Gaussian(2, None),
+        ),
     ],
-    ids=['loss', 'noise'],
+    ids=['loss', 'noise', 'indices', 'likelihood'],
 )
-def test_builds_dataclasses_that_are_no_modules(config, expected):
-  built = build.build(config, 'flax_enn.losses', 'config.objectives.data.loss')
-  assert built == expected
+def test_builds_dataclasses_that_are_no_modules(config, kind, expected):
+  assert build.build(config, kind, 'config.section') == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'says', 'known'),
+    [
+        ('bootstrap', build.LOSS, 'which is not a loss', 'nll, xent'),
+        ('objective', build.LOSS, 'which is not a loss', 'nll, xent'),
+        ('mean_index', build.LOSS, 'which is not a loss', 'nll, xent'),
+        ('xent', build.NOISE, 'not noise on data', 'bootstrap, target_noise'),
+        ('data_noise', build.NOISE, 'neither a dataclass', ''),
+        ('xent', build.INPUTS, 'which is not a choice of inputs', ''),
+        ('bootstrap', build.INPUTS, 'which is not a choice of inputs', ''),
+        ('bootstrap', build.INDICES, 'not a choice of indices', 'mean_index'),
+        ('mlp', build.NETWORK, 'which is not an epistemic network', 'epinet'),
+        ('mlp_prior', build.NETWORK, 'which is not an epistemic net', 'epinet'),
+        ('frozen', build.NETWORK, 'which is not an epistemic net', 'epinet'),
+        ('layers', build.NETWORK, 'neither a dataclass nor a Linen', ''),
+        ('batching', build.DATASET, 'neither a dataclass', ''),
+        ('loader', build.DATASET, 'which is not a data set', 'two_moons'),
+        ('base', build.LIKELIHOOD, 'neither a dataclass', ''),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(name, kind, says, known):
+  """One sentence, before anything is built."""
+  with pytest.raises(ValueError) as raised:
+    build.build({'name': name}, kind, 'config.section')
+  message = str(raised.value)
+  assert f"config.section.name is '{name}'" in message
+  assert says in message
+  assert known in message
+
+
+@pytest.mark.parametrize(
+    ('config', 'kind', 'says'),
+    [
+        (
+            {'name': 'xent', 'label_smoothing': 2.0},
+            build.LOSS,
+            'config.section: label_smoothing is 2.0; set it to',
+        ),
+        (
+            {'name': 'gaussian', 'scale': -1.0},
+            build.LIKELIHOOD,
+            'config.section: scale is -1.0; it is',
+        ),
+        (
+            {'name': 'xent', 'priors': EPINET['priors']},
+            build.LOSS,
+            'config.section.priors is set, but Xent is not an epistemic net',
+        ),
+        (
+            {'name': 'xent', 'frozen': True},
+            build.LOSS,
+            'config.section.frozen is set, but Xent is not a network',
+        ),
+        (
+            {**EPINET, 'base': {**MLP_CONFIG, 'priors': EPINET['priors']}},
+            build.NETWORK,
+            'config.section.base.priors is set, but MLP is not an epistemic',
+        ),
+    ],
+    ids=['loss', 'likelihood', 'priors', 'frozen', 'priors of a base'],
+)
+def test_errors_begin_with_the_path(config, kind, says):
+  with pytest.raises(ValueError) as raised:
+    build.build(config, kind, 'config.section')
+  assert str(raised.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [Categorical(9), Gaussian(2, None), Gaussian(1, 0.5), TwoHot(-1.0, 1.0, 7)],
+    ids=str,
+)
+def test_what_is_described_is_built_again(value):
+  """Also through JSON, as `model.json` has it."""
+  text = json.dumps(build.describe(value))
+  assert build.build(json.loads(text), build.LIKELIHOOD, 'there') == value
+
+
+def test_objectives_are_built_with_their_schedules_and_indices():
+  config = default_config()
+  config.objectives = {
+      'distil': {
+          'loss': {'name': 'nll'},
+          'weight': {
+              'name': 'linear_schedule',
+              'init_value': 1.0,
+              'end_value': 0.0,
+              'transition_steps': 100,
+          },
+          'indices': {'mean': {'name': 'mean_index'}, 'drawn': None},
+          'across': True,
+      },
+      'data': {
+          'loss': {'name': 'xent'},
+          'weight': 0.5,
+          'indices': {'name': 'mean_index'},
+      },
+  }
+  objectives = create_objectives(config)
+  distil, data = objectives['distil'], objectives['data']
+  assert distil.indices == {'mean': MeanIndex(), 'drawn': None}
+  assert [distil.weight_at(step) for step in (0, 25, 100)] == [1, 0.75, 0]
+  assert (data.indices, data.weight_at(7)) == (MeanIndex(), 0.5)
 
 
 def test_an_override_reaches_a_named_prior():
@@ -132,7 +277,7 @@ def test_an_override_reaches_a_named_prior():
   after = network(config.network)
   assert before.priors['x'].scale == 1.0
   assert after.priors['x'].scale == 0.25
-  assert after.clone(priors=PRIORS) == before
+  assert after.network == before.network
 
 
 PRIOR = EPINET['priors']['x']
@@ -146,8 +291,6 @@ PRIOR = EPINET['priors']['x']
             [
                 "config.network.name is 'epinett'; did you mean 'epinet'?",
                 'Known: ',
-                'convnet, deterministic, ensemble, epinet',
-                'mlp_prior',
             ],
         ),
         (
@@ -168,12 +311,16 @@ PRIOR = EPINET['priors']['x']
         ),
         (
             changed(EPINET, base=changed(MLP_CONFIG, name='mlpp')),
-            ["config.network.base.name is 'mlpp'", "did you mean 'mlp'?"],
+            [
+                "config.network.base.name is 'mlpp'; did you mean 'mlp'?",
+                'convnet',
+                'mlp_prior',
+            ],
         ),
-        (changed(MLP_CONFIG, parent=1), ['config.network.parent']),
+        (changed(EPINET, parent=1), ['config.network.parent']),
         (
-            changed(EPINET, base=None, classes=None),
-            ["config.network (Epinet) lacks the fields ['base', 'classes']"],
+            changed(EPINET, base=None, features=None),
+            ["config.network (Epinet) lacks the fields ['base', 'features']"],
         ),
         (
             changed(EPINET, base=changed(MLP_CONFIG, classes=None)),
@@ -193,10 +340,6 @@ PRIOR = EPINET['priors']['x']
         (
             {'name': 'math:sqrt'},
             ["config.network.name is 'math:sqrt'", 'dataclass'],
-        ),
-        (
-            {'name': 'layers'},
-            ["config.network.name is 'layers'", 'no class of that name'],
         ),
     ],
     ids=lambda v: v.get('name', 'no name') if isinstance(v, dict) else None,
@@ -234,6 +377,14 @@ SOURCE = textwrap.dedent('''
       @nn.compact
       def __call__(self, x, index, *, train=False):
         return Output(self.base(x)[0] + self.scale * index)
+
+
+    class OfAnyIndex(nn.Module):
+      indexer: GaussianIndexer
+
+      @nn.compact
+      def __call__(self, x, index, *, train=False):
+        return Output(nn.Dense(3)(x) * index.sum())
 ''')
 
 
@@ -251,18 +402,22 @@ def package(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
+OUTSIDE = dataclasses.replace(build.NETWORK, package='outside')
+
+
 @pytest.mark.parametrize(
-    ('name', 'where'),
+    ('name', 'kind'),
     [
-        ('outside.nets.noisy_line:NoisyLine', NETWORKS),
-        ('noisy_line', 'outside'),
+        ('outside.nets.noisy_line:NoisyLine', build.NETWORK),
+        ('noisy_line', OUTSIDE),
     ],
+    ids=['by its path', 'by its file'],
 )
-def test_adding_a_network_is_adding_one_file(package, name, where):
+def test_adding_a_network_is_adding_one_file(package, name, kind):
   del package
   base = changed(MLP_CONFIG, name='flax_enn.networks.backbones.mlp:MLP')
-  config = {'name': name, 'classes': 3, 'scale': 2.0, 'base': base}
-  built = build.build(config, where, 'config.network')
+  config = {'name': name, 'scale': 2.0, 'base': base}
+  built = build.build(config, kind, 'config.network', outputs=3)
   assert isinstance(built, EpistemicNetwork)
   assert dataclasses.is_dataclass(built)
   x, index = jnp.ones((2, 4)), jnp.arange(3.0)
@@ -271,3 +426,9 @@ def test_adding_a_network_is_adding_one_file(package, name, where):
       built.apply(variables, x, 0 * index).preds
   )
   assert jnp.allclose(shift, 2 * index, atol=1e-6)
+
+
+def test_a_network_may_have_its_indexer_as_a_field(package):
+  del package
+  name = 'outside.nets.noisy_line:OfAnyIndex'
+  assert build.find(name, build.NETWORK, 'config.network.name')

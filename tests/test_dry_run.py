@@ -1,6 +1,7 @@
 """What a dry run says of programs whose cost is known in closed form."""
 
 import functools
+import importlib.util
 import logging
 import re
 import types
@@ -13,21 +14,26 @@ import numpy as np
 import pytest
 
 from flax_enn import sharding
-from flax_enn.training import (
-  chips,
-  collectives,
-  cost,
-  dry_run,
-  estimate,
-  flops,
+from flax_enn.dry_run import DryRunReport, cost_analysis, dry_run, module_of
+from flax_enn.dry_run.collectives import (
+  Collective,
+  device_groups,
+  find_collectives,
 )
-from flax_enn.training.chips import GIB, Topology
-from flax_enn.training.collectives import Collective
-from flax_enn.training.hlo import Program
+from flax_enn.dry_run.cost_analysis import bytes_accessed
+from flax_enn.dry_run.hlo import Program
+from flax_enn.dry_run.report import MemoryUse, StepCost
+from flax_enn.dry_run.topology import CHIPS, GIB, Topology
 from tests import tiny
 
 # Data, index, fsdp of the eight devices.
 MESH = {'data': 4, 'index': 2}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_anew():
+  with tiny.compiled_anew():
+    yield
 
 
 def mesh_of(**sizes):
@@ -47,8 +53,13 @@ def compiled(fn, *args):
   return Program(done.as_text()), done.cost_analysis()
 
 
-def operations(program):
-  return sum(cost.operations(program).values())
+def flops(program):
+  return sum(cost_analysis.flops(program).values())
+
+
+def flops_as_written(fn, *args):
+  """Of all devices together, before XLA has changed anything."""
+  return flops(Program(jax.jit(fn).lower(*args).as_text('hlo')))
 
 
 CONVOLUTIONS = {
@@ -81,11 +92,9 @@ def test_operations_of_a_convolution(name):
   # Where all numbers are one, each result is the number of its products.
   products = int(convolve(np.ones(x, 'f4'), np.ones(w, 'f4')).sum())
   assert products
-  assert flops.of_jaxpr(
-      jax.make_jaxpr(convolve)(like(*x), like(*w))
-  ) == 2 * products
+  assert flops_as_written(convolve, like(*x), like(*w)) == 2 * products
   program, _ = compiled(convolve, like(*x), like(*w))
-  assert operations(program) == 2 * products
+  assert flops(program) == 2 * products
 
 
 def test_operations_of_a_gradient():
@@ -96,10 +105,10 @@ def test_operations_of_a_gradient():
     return (y**2).sum()
 
   args = like(8, 3, 3, 3), like(2, 3, 16, 16)
-  forward = flops.of_jaxpr(jax.make_jaxpr(loss)(*args))
+  forward = flops_as_written(loss, *args)
   both = jax.grad(loss, argnums=(0, 1))
-  assert flops.of_jaxpr(jax.make_jaxpr(both)(*args)) == 3 * forward
-  assert operations(compiled(both, *args)[0]) == 3 * forward
+  assert flops_as_written(both, *args) == 3 * forward
+  assert flops(compiled(both, *args)[0]) == 3 * forward
 
 
 def chain(x, w):
@@ -115,11 +124,11 @@ def chain(x, w):
 def test_loops_are_multiplied_out():
   x, w = like(16, 32, spec=P('data')), like(32, 32, spec=P())
   total = 7 * 2 * 16 * 32 * 32
-  assert flops.of_jaxpr(jax.make_jaxpr(chain)(x, w)) == total
+  assert flops_as_written(chain, x, w) == total
   program, of_xla = compiled(chain, x, w)
-  assert operations(program) == total / 4  # the index axis repeats them
-  assert of_xla['flops'] < operations(program) / 3
-  assert not program.unknown_loops
+  assert flops(program) == total / 4  # the index axis repeats them
+  assert of_xla['flops'] < flops(program) / 3
+  assert not program.unknown_trip_counts
 
 
 def test_loops_inside_loops():
@@ -128,8 +137,8 @@ def test_loops_inside_loops():
 
   x, w = like(16, 32), like(32, 32)
   total = 3 * 7 * 2 * 16 * 32 * 32
-  assert flops.of_jaxpr(jax.make_jaxpr(twice)(x, w)) == total
-  assert operations(compiled(twice, x, w)[0]) == total
+  assert flops_as_written(twice, x, w) == total
+  assert flops(compiled(twice, x, w)[0]) == total
 
 
 def test_a_loop_is_counted_by_its_condition():
@@ -137,11 +146,11 @@ def test_a_loop_is_counted_by_its_condition():
   text = jax.jit(chain).lower(like(16, 32), like(32, 32)).compile().as_text()
   bare = re.sub(r'"known_trip_count":\{[^}]*\}', '', text)
   assert bare != text
-  assert operations(Program(bare)) == operations(Program(text))
+  assert flops(Program(bare)) == flops(Program(text))
   for found, other in (('LT', 'LE'), ('constant(7)', 'constant(-9)')):
     assert found in bare
     changed = Program(bare.replace(found, other))
-    assert operations(changed) != operations(Program(text))
+    assert flops(changed) != flops(Program(text))
 
 
 def test_a_loop_of_unknown_length_is_said():
@@ -151,31 +160,35 @@ def test_a_loop_of_unknown_length_is_said():
     )
 
   program, _ = compiled(halve, like(8, 8), like(8, 8))
-  assert operations(program) == 2 * 8**3
-  assert program.unknown_loops == 1
+  assert flops(program) == 2 * 8**3
+  assert program.unknown_trip_counts == 1
 
 
 def test_what_nothing_uses_is_left_out():
-  def fn(x, w):
+  def unused(x, w):
     _ = x @ w @ w
     return x @ w
 
-  found = flops.of_jaxpr(jax.make_jaxpr(fn)(like(4, 8), like(8, 8)))
-  assert found == 2 * 4 * 8 * 8
+  def fn(x, w):
+    return jax.lax.scan(lambda h, _: (unused(h, w), None), x, None, 3)[0]
+
+  assert flops_as_written(fn, like(4, 8), like(8, 8)) == 3 * 2 * 4 * 8 * 8
 
 
 def test_the_longest_of_alternatives_counts():
   def fn(x, w):
     return jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w)
 
-  found = flops.of_jaxpr(jax.make_jaxpr(fn)(like(4, 8), like(8, 8)))
-  assert found == 2 * (2 * 4 * 8 * 8)
+  args = like(4, 8), like(8, 8)
+  expected = 2 * (2 * 4 * 8 * 8)
+  assert flops_as_written(fn, *args) == expected
+  assert flops(compiled(fn, *args)[0]) == expected
 
 
 def test_bytes_moved():
   n = 1 << 16
   program, _ = compiled(lambda x: jnp.tanh(x) + 1, like(n))
-  assert cost.moved(program) == 8 * n  # one fusion: in and out
+  assert bytes_accessed(program) == 8 * n  # one fusion: in and out
 
 
 def test_bytes_of_slices_in_a_loop():
@@ -189,7 +202,7 @@ def test_bytes_of_slices_in_a_loop():
   rows, n = 50, 4096
   program, _ = compiled(total, like(rows, n))
   # Row, sum and sum again; copies of a few sums at the ends.
-  assert cost.moved(program) == pytest.approx(3 * 4 * rows * n, rel=0.4)
+  assert bytes_accessed(program) == pytest.approx(3 * 4 * rows * n, rel=0.4)
 
 
 # As XLA writes it for a TPU: T is a tiling, S(1) the memory on the chip.
@@ -228,13 +241,13 @@ all-reduce-done(%r)
 
 def test_a_program_for_a_tpu():
   program = Program(TPU)
-  assert operations(program) == 2 * 8 * 16 * 4
+  assert flops(program) == 2 * 8 * 16 * 4
   x, w, out = 2 * 8 * 16, 2 * 16 * 4, 4 * 8 * 4
   # The kernel is fetched once and a quarter of it again, the result is written,
   # read twice and written once.
-  assert cost.moved(program) == w + w // 4 + (x + out) + 2 * out + out
-  (found,) = collectives.of_program(program, fake_mesh((2, 2)))
-  assert found == Collective('all-reduce', ('b',), 1, 2 * out, 2 * out, False)
+  assert bytes_accessed(program) == w + w // 4 + (x + out) + 2 * out + out
+  (found,) = find_collectives(program, fake_mesh((2, 2)))
+  assert found == Collective('all-reduce', ('b',), False, 1, 2 * out, 2 * out)
 
 
 def test_a_collective_in_parts():
@@ -262,9 +275,9 @@ calls=%part
 }
 """
   program = Program(text)
-  (found,) = collectives.of_program(program, fake_mesh((2, 1)))
-  assert found == Collective('all-gather', ('a',), 1, 128, 64, False)
-  assert cost.moved(program) == 2 * (256 + 256)  # the sines
+  (found,) = find_collectives(program, fake_mesh((2, 1)))
+  assert found == Collective('all-gather', ('a',), False, 1, 128, 64)
+  assert bytes_accessed(program) == 2 * (256 + 256)  # the sines
 
 
 def fake_mesh(shape, slices=1):
@@ -315,8 +328,8 @@ ENTRY %main (x: f32[16]) -> f32[16] {{
 )
 def test_groups_of_devices(groups, expected):
   program = send('replica_groups', groups)
-  (run,) = (r for r in program.runs if r.instruction.root)
-  found = collectives.device_groups(run.instruction, 8)
+  (run,) = (r for r in program.runs() if r.instruction.root)
+  found = device_groups(run.instruction, 8)
   assert found.tolist() == expected
 
 
@@ -331,18 +344,20 @@ def test_groups_of_devices(groups, expected):
 )
 def test_what_leaves_a_slice(groups, axes, between):
   program = send('replica_groups', groups)
-  (found,) = collectives.of_program(program, fake_mesh((4, 2), slices=2))
-  assert (''.join(found.axes), found.between_slices) == (axes, between)
+  (found,) = find_collectives(program, fake_mesh((4, 2), slices=2))
+  assert (''.join(found.axes), found.over_dcn) == (axes, between)
 
 
 def test_exchanges():
   pairs = '{{0,1},{2,3},{4,5},{6,7}}'
   program = send('source_target_pairs', pairs, 'collective-permute')
-  (found,) = collectives.of_program(program, fake_mesh((4, 2)))
-  assert found == Collective('collective-permute', ('b',), 1, 64, 64, False)
+  (found,) = find_collectives(program, fake_mesh((4, 2)))
+  assert found == Collective(
+      'collective-permute', ('b',), False, 1, 64, 64
+  )
   # Of another slice's devices.
   program = send('source_target_pairs', '{}', 'collective-permute')
-  assert not collectives.of_program(program, fake_mesh((4, 2)))
+  assert not find_collectives(program, fake_mesh((4, 2)))
 
 
 def test_collectives_of_a_known_program():
@@ -368,8 +383,8 @@ def test_collectives_of_a_known_program():
 
   program, _ = compiled(fn, like(16, 128, spec=P('data', 'index')))
   found = {
-      (c.name, c.axes, c.count, c.bytes, c.sent)
-      for c in collectives.of_program(program, mesh_of())
+      (c.name, c.axes, c.count, c.bytes, c.bytes_sent)
+      for c in find_collectives(program, mesh_of())
   }
   size = 4 * 4 * 64
   of_data, of_index = ('data',), ('index',)
@@ -395,12 +410,12 @@ def test_collectives_of_a_known_program():
 )
 def test_module_of_a_scope(scope, module):
   modules = {'base', 'head', 'prior', 'prior_conv'}
-  assert dry_run.module_of(scope, modules) == module
+  assert module_of(scope, modules) == module
 
 
 def test_dry_run_of_an_epinet():
   """Its products are known; those of no example are done by every device."""
-  report = dry_run.dry_run(tiny.epinet(), 'cpu:8')
+  report = dry_run(tiny.epinet(), 'cpu:8')
   training, evaluation = report.steps
   assert report.mesh == {'data': 8, 'index': 1, 'fsdp': 1}
   batch, n, index, features, hidden, classes = 16, 2, 3, 2 + 6, 5, 2
@@ -419,7 +434,7 @@ def test_dry_run_of_an_epinet():
     assert training.flops[name] == expected, name
   total = sum(sum(products.values()) for products in modules.values())
   rest = training.flops.get('rest', 0)
-  assert training.share == pytest.approx(2 * total / 8 + rest, rel=0.01)
+  assert training.ideal_flops == pytest.approx(2 * total / 8 + rest, rel=0.01)
   # 8 indices, 4 at once. XLA takes what is free of the index out of the loop.
   assert evaluation.flops['base'] == 2 * batch * (2 * 6 + 6 * classes) / 8
   of_indices = 4 * (last / 8 + of_index + kernel)
@@ -429,44 +444,62 @@ def test_dry_run_of_an_epinet():
   assert {c.axes for c in training.collectives} == {('data',)}
 
 
-def test_dry_run_reads_no_data(tmp_path):
+def test_dry_run_reads_no_data(tmp_path, monkeypatch, caplog):
   config = tiny.epinet()
   config.dataset = {
       'name': 'imagenet2012',
       'data_dir': str(tmp_path / 'nowhere'),
       'image_size': 4,
   }
-  config.network.base.classes = config.network.classes = 1000
-  text = str(dry_run.dry_run(config, 'cpu:2'))
+  monkeypatch.setattr(absl_logging.get_absl_logger(), 'propagate', True)
+  with caplog.at_level(logging.INFO, logger='absl'):
+    text = str(dry_run(config, 'cpu:2'))
   assert text.startswith('cpu:2: 2 devices, mesh data 2, index 1, fsdp 1')
   assert 'training step, 8 examples for each device' in text
   assert 'evaluation step' in text
   assert re.search(r'modules .*head \d+\.\d%', text)
   assert re.search(r'all-reduce +data +\d+ ', text)
   assert not list(tmp_path.iterdir())
+  for step in ('training', 'evaluation'):
+    assert f'Compiling the {step} step for cpu:2' in caplog.messages
+
+
+def test_data_that_say_the_shapes_must_be_there(tmp_path):
+  path = tmp_path / 'nowhere.npz'
+  config = tiny.epinet(dataset={'name': 'arrays', 'path': str(path)})
+  with pytest.raises(ValueError, match='no such file') as caught:
+    dry_run(config, 'cpu:2')
+  for part in ('config.dataset: path', str(path), "'arrays'", 'from its files'):
+    assert part in str(caught.value)
+
+
+def test_memory_of_an_evaluation_does_not_grow_with_the_indices():
+  """With an epinet head in realistic proportions."""
+  batch, classes, used = 32, 200, {}
+  for n in (10, 1000):
+    config = tiny.epinet(
+        batch_size=batch,
+        dataset={'name': 'fake', 'shape': (64,), 'classes': classes},
+        **{
+            'network.base': {'name': 'mlp', 'hiddens': (256,)},
+            'network.features': ('hidden_0',),
+            'network.index_dim': 20,
+            'network.hiddens': (50, 50),
+            'eval.num_indices': n,
+            'eval.chunk': 10,
+        },
+    )
+    memory = dry_run(config, 'cpu:1').steps[-1].memory
+    used[n] = memory.outputs + memory.temporaries
+  assert used[1000] < 1.5 * used[10]
+  # It is not an accident of small numbers: all indices at once would not fit.
+  everything = 1000 * batch * classes * 4
+  assert 5 * used[1000] < everything
 
 
 def test_dry_run_of_devices_that_do_not_divide():
   with pytest.raises(ValueError, match='16 is not divisible by the 3 devices'):
-    dry_run.dry_run(tiny.epinet(), 'cpu:3')
-
-
-def test_says_what_it_does_meanwhile(monkeypatch, caplog):
-  monkeypatch.setattr(dry_run, '_EVERY', 0.02)
-  monkeypatch.setattr(absl_logging.get_absl_logger(), 'propagate', True)
-  done = []
-
-  def compile_it():
-    with dry_run._announced('Compiling'):
-      while sum('so far' in m for m in caplog.messages) < 2:
-        pass
-      done.append(True)
-
-  with caplog.at_level(logging.INFO, logger='absl'):
-    compile_it()
-  assert done
-  assert caplog.messages[0] == 'Compiling'
-  assert re.fullmatch(r'Compiling: done after 0\.\d s', caplog.messages[-1])
+    dry_run(tiny.epinet(), 'cpu:3')
 
 
 @pytest.mark.parametrize(
@@ -475,6 +508,7 @@ def test_says_what_it_does_meanwhile(monkeypatch, caplog):
         ('v5e:16x16', Topology('v5e', (16, 16))),
         ('v5p:4x4x4', Topology('v5p', (4, 4, 4))),
         ('v4:2x2x1', Topology('v4', (2, 2, 1))),
+        ('tpu7x:2x2x1', Topology('tpu7x', (2, 2, 1))),
         ('v6e:16x16*2', Topology('v6e', (16, 16), 2)),
         ('cpu:8', Topology('cpu', (8,))),
     ],
@@ -487,12 +521,12 @@ def test_topology(text, topology):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('v5e', 'expected GENERATION:SHAPE.*v4, v5e, v5p, v6e and cpu'),
+        ('v5e', 'expected GENERATION:SHAPE.*v4, v5e, v5p, v6e, tpu7x and cpu'),
         ('v5e-256', 'expected GENERATION:SHAPE'),
         ('v5e:16x', 'expected GENERATION:SHAPE'),
         ('v5e:0x4', 'expected GENERATION:SHAPE'),
         ('v5e:4x4*0', 'expected GENERATION:SHAPE'),
-        ('v9:4x4', "names 'v9'; known generations: v4, v5e, v5p, v6e and cpu"),
+        ('v9:4x4', "names 'v9'; known generations: v4, v5e.*tpu7x and cpu"),
         ('v5e:4x4x4', 'shape of 3 numbers; that of v5e has 2, such as v5e:4x4'),
         ('v4:4x4', 'shape of 2 numbers; that of v4 has 3, such as v4:4x4x4'),
         ('cpu:4x2', 'shape of 2 numbers; that of cpu has 1'),
@@ -503,21 +537,21 @@ def test_topology(text, topology):
 def test_bad_topologies_say_what_is_known(text, message):
   assert len(jax.devices()) == 8
   with pytest.raises(ValueError, match=message):
-    dry_run.dry_run(tiny.epinet(), text)
+    dry_run(tiny.epinet(), text)
 
 
 def test_missing_libtpu_says_what_to_install(monkeypatch):
-  monkeypatch.setattr(chips.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(
       ModuleNotFoundError, match=r"needs libtpu.*pip install 'flax_enn\[tpu\]'"
   ):
-    dry_run.dry_run(tiny.epinet(), 'v5e:16x16')
+    dry_run(tiny.epinet(), 'v5e:16x16')
 
 
 def report_of(topology='v5e:2x2', **fields):
-  step = estimate.Step('training', **fields)
+  step = StepCost('training', **fields)
   mesh = {'data': 4, 'index': 1, 'fsdp': 1}
-  return str(estimate.Report(Topology.parse(topology), mesh, 64, (step,)))
+  return str(DryRunReport(Topology.parse(topology), mesh, 64, (step,)))
 
 
 @pytest.mark.parametrize(
@@ -528,7 +562,7 @@ def report_of(topology='v5e:2x2', **fields):
     ],
 )
 def test_verdict_on_memory(parts, verdict):
-  memory = estimate.Memory(*(part * GIB for part in parts))
+  memory = MemoryUse(*(part * GIB for part in parts))
   assert f'  holds   {verdict}\n' in report_of(memory=memory)
   text = report_of(memory=memory, topology='cpu:4')
   assert 'fit' not in text and 'at best' not in text
@@ -536,7 +570,7 @@ def test_verdict_on_memory(parts, verdict):
 
 def test_what_xla_refuses_does_not_fit():
   said = 'Ran out of memory on HBM: needs 33.5G of 15.75G'
-  assert f'  does not fit: {said}' in report_of(refused=said)
+  assert f'  does not fit: {said}' in report_of(oom_message=said)
 
 
 @pytest.mark.parametrize(
@@ -548,20 +582,22 @@ def test_what_xla_refuses_does_not_fit():
     ],
 )
 def test_the_bound_by_published_rates(amounts, line):
-  operations, moved, sent = amounts
-  ring = Collective('all-reduce', ('data',), 3, 10, sent, False)
+  computed, accessed, sent = amounts
+  ring = Collective('all-reduce', ('data',), False, 3, 10, sent)
   # The network between slices has no published rate here.
-  slow = Collective('send', ('data',), 1, 10, 10**12, True)
+  slow = Collective('send', ('data',), True, 1, 10, 10**12)
   text = report_of(
-      flops={'base': operations}, moved=moved, collectives=(ring, slow)
+      flops={'base': computed},
+      bytes_accessed=accessed,
+      collectives=(ring, slow),
   )
   assert f'  {line}\n' in text
   assert text.count('the bound') == 1
-  assert re.search(r'send +data between slices +1 +10 B +1 TB', text)
+  assert re.search(r'send +data over DCN +1 +10 B +1 TB', text)
 
 
 def test_published_rates_are_ordered():
   """The compute of a chip never waits for less than 100 operations a byte."""
-  for name, chip in chips.CHIPS.items():
-    assert 100 < chip.flops / chip.hbm_rate < 1000, name
-    assert chip.ici_rate < chip.hbm_rate < chip.hbm * 100, name
+  for name, chip in CHIPS.items():
+    assert 100 < chip.flops / chip.hbm_bandwidth < 1000, name
+    assert chip.ici_bandwidth < chip.hbm_bandwidth < chip.hbm * 100, name

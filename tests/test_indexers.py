@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flax_enn import indexers
+from flax_enn.core import Indexer
 
 ALPHA = (0.5, 1.0, 2.5)
 INDEXERS = {
@@ -111,8 +112,7 @@ def test_element_does_not_depend_on_how_many_there_are(name):
   """Nor on whether a loop, a compiler or another process asks."""
   indexer = INDEXERS[name]
   many = raw(indexer.sample(KEY, 23))
-  for n in (1, 7):
-    np.testing.assert_array_equal(raw(indexer.sample(KEY, n)), many[:n])
+  np.testing.assert_array_equal(raw(indexer.sample(KEY, 7)), many[:7])
   jitted = jax.jit(indexer.sample, static_argnums=1)
   np.testing.assert_allclose(raw(jitted(KEY, 23)), many, rtol=1e-6, atol=1e-6)
 
@@ -159,6 +159,36 @@ def test_mean_index_is_the_mean_of_the_law(name):
   mean, _ = law(name)
   np.testing.assert_allclose(indexer.mean_index, mean, rtol=1e-6)
   assert indexer.mean_index.shape == indexer.sample(KEY, 1)[0].shape
+
+
+def test_a_key_has_no_mean():
+  assert INDEXERS['prng'].mean_index is None
+
+
+@pytest.mark.parametrize('name', INDEXERS)
+def test_indexers_tell_what_they_are(name):
+  """K of a finite support, and a projection where they are Gaussian."""
+  indexer = INDEXERS[name]
+  assert isinstance(indexer, Indexer)
+  assert indexer.size == (5 if name == 'ensemble' else None)
+  index = indexer.sample(KEY, 1)[0]
+  gaussian = name in ('gaussian', 'scaled', 'unit')
+  assert (indexer.standardize(index) is not None) == gaussian
+
+
+@pytest.mark.parametrize(
+    ('name', 'dim'), [('gaussian', 5), ('scaled', 5), ('unit', 4)]
+)
+def test_standardized_indices_are_gaussian_of_unit_square(name, dim):
+  """N(0, I / dim), whatever the indexer's own mean and scale."""
+  u = jax.vmap(INDEXERS[name].standardize)(INDEXERS[name].sample(KEY, N))
+  u = np.asarray(u, np.float64)
+  assert u.shape == (N, dim)
+  bound = SIGMAS / math.sqrt(N * dim)
+  np.testing.assert_array_less(np.abs(u.mean(0)), bound)
+  np.testing.assert_allclose(
+      u.T @ u / N, np.eye(dim) / dim, atol=2 * bound / math.sqrt(dim)
+  )
 
 
 @pytest.mark.parametrize('name', INDEXERS)

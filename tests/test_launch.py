@@ -32,69 +32,72 @@ def write_config(folder, steps=4):
 
 
 def local(*flags):
-  return subprocess.Popen(
-      [sys.executable, str(LAUNCH / 'local.py'), '--num_processes=2',
-       '--devices_per_process=2', '--', *map(str, flags)],
-      env=tiny.environment(),
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
+  """Two processes with two devices each."""
+  return tiny.python(
+      LAUNCH / 'local.py', '--num_processes=2', '--devices_per_process=2',
+      '--', *flags, '--preemption_exit_code=75',
   )  # fmt: skip
 
 
-def test_local_runs_processes_to_the_end(tmp_path):
-  config, workdir = write_config(tmp_path), tmp_path / 'run'
-  with local(f'--config={config}', f'--workdir={workdir}') as process:
+@pytest.mark.slow
+def test_local_passes_sigterm_on_and_goes_on_to_the_end(tmp_path):
+  config, workdir = write_config(tmp_path, 20000), tmp_path / 'run'
+  flags = [f'--config={config}', f'--workdir={workdir}']
+  said = ''
+  with local(*flags) as process:
+    for line in process.stdout:
+      said += line
+      if re.search(r'\] \[\d+\] .*loss=', line):
+        process.send_signal(signal.SIGTERM)
+        break
+    said += process.communicate()[0]
+  assert process.returncode == 75, said
+  (step,) = set(re.findall(r'Asked to stop after step (\d+)', said))
+  with local(*flags, f'--config.num_steps={int(step) + 2}') as process:
     said, _ = process.communicate()
   assert process.returncode == 0, said
-  assert json.loads((workdir / 'results.json').read_text())['step'] == 4
+  results = json.loads((workdir / 'results.json').read_text())
+  assert results['step'] == int(step) + 2
   for i in range(2):
     assert f'[{i}] ' in said
     assert f'Process {i} of 2, 2 of 4 devices' in said
 
 
-def test_local_passes_sigterm_on(tmp_path):
-  config, workdir = write_config(tmp_path, 4000), tmp_path / 'run'
-  with local(f'--config={config}', f'--workdir={workdir}',
-             '--exit_code_if_stopped=75') as process:  # fmt: skip
-    said = []
-    for line in process.stdout:
-      said.append(line)
-      if re.search(r'\] \[\d+\] .*loss=', line):
-        process.send_signal(signal.SIGTERM)
-        break
-    rest, _ = process.communicate()
-  said = ''.join(said) + rest
-  assert process.returncode == 75, said
-  assert len(set(re.findall(r'Asked to stop after step (\d+)', said))) == 1
+STARTED = '''
+from pathlib import Path
+from absl import app
+from launch import local
+
+local.TRAIN = Path({script!r})
+app.run(local.main)
+'''
+SCRIPT = '''
+import os, signal, sys, time
+
+print('started as', os.getpid(), flush=True)
+if '--process_id=1' in sys.argv:
+  {failure}
+time.sleep(300)
+'''
 
 
-def test_local_ends_with_the_code_of_what_failed(tmp_path):
-  with local('--config=nowhere.py', f'--workdir={tmp_path / "run"}') as process:
-    said, _ = process.communicate()
-  assert process.returncode != 0
-  assert 'nowhere.py' in said
-
-
-@pytest.mark.skipif(
-    not Path('/proc/self/task').is_dir(), reason='only Linux tells children'
+@pytest.mark.parametrize(
+    'failure, code',
+    [('sys.exit(3)', 3), ('os.kill(os.getpid(), signal.SIGKILL)', 128 + 9)],
+    ids=['error', 'killed'],
 )
-def test_local_ends_all_where_one_is_killed(tmp_path):
-  config, workdir = write_config(tmp_path, 20000), tmp_path / 'run'
-  with local(f'--config={config}', f'--workdir={workdir}',
-             '--peer_timeout=20') as process:  # fmt: skip
-    for line in process.stdout:
-      if re.search(r'\] \[\d+\] .*loss=', line):
-        break
-    children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
-    children = [int(child) for child in children.read_text().split()]
-    assert len(children) == 2
-    os.kill(children[1], signal.SIGKILL)
-    process.communicate(timeout=100)
-  assert process.returncode == 128 + signal.SIGKILL
-  for child in children:
+def test_local_ends_all_with_the_code_of_what_failed(failure, code, tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(SCRIPT.format(failure=failure))
+  program = STARTED.format(script=str(script))
+  with tiny.python('-c', program, '--num_processes=3') as process:
+    said, _ = process.communicate(timeout=100)
+  assert process.returncode == code, said
+  started = re.findall(r'started as (\d+)', said)
+  assert started
+  for number in started:
     with pytest.raises(ProcessLookupError):
-      os.kill(child, 0)
+      os.kill(int(number), 0)
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.name)
@@ -135,7 +138,7 @@ def test_tpu_vm_starts_again_what_was_preempted(codes, attempts, tmp_path):
   for call in said:
     assert 'tpu-vm ssh my-tpu --zone=zone-a --worker=all' in call
     assert r'train.py --config=a\ b.py:50 --workdir=gs://x/y' in call
-    assert '--exit_code_if_stopped=75' in call
+    assert '--preemption_exit_code=75' in call
 
 
 def test_jobset_is_consistent():

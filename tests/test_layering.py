@@ -15,12 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {'core', 'files', 'indexers'},
-    {'sampling', 'sharding'},
+    {
+        'compilation_cache', 'core', 'distributed', 'indexers', 'run_folder',
+        'throttle',
+    },
+    {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},
-    {'training', 'checkpoints', 'evaluation', 'inference', 'active_learning'},
-    {'testbed', 'extras'},
+    {'config_files', 'library', 'model'},
+    {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
+    {'sweep', 'active_learning', 'testbed', 'extras'},
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = FLOORS[2]  # never import each other

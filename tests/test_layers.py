@@ -27,10 +27,11 @@ Z = jax.random.normal(jax.random.key(1), (D,))
 IMAGES = jax.random.normal(jax.random.key(2), (B, 4, 4, 1))
 
 
-def initialised(network, *args):
+def initialised(network, *args, **options):
   """Variables of a network, moved off their zeros (biases begin there)."""
   rngs = {'params': jax.random.key(3), 'frozen': jax.random.key(4)}
-  variables = jax.jit(network.init)(rngs, *args)
+  init = jax.jit(functools.partial(network.init, **options))
+  variables = init(rngs, *args)
   leaves, tree = jax.tree.flatten(variables)
   keys = jax.random.split(jax.random.key(5), len(leaves))
   # Upwards: variances among them stay positive.
@@ -131,22 +132,21 @@ def test_fan_in_init_is_a_truncated_normal(shape, fan_in):
 
 
 @pytest.mark.parametrize(
-    ('layer', 'args', 'path', 'fan_in'),
+    ('layer', 'given', 'path', 'fan_in'),
     [
-        (IndexDense(300), (100, 44), ('h', 'kernel'), 144),
-        (IndexDense(300), (100, 44), ('z', 'kernel'), 144),
-        (IndexContract(50), (100, 44), ('kernel',), 100),
-        (MLPPrior((50,), 3, 60), (100,), ('kernel_0',), 100),
-        (MLPPrior((50,), 3, 60), (100,), ('bias_0',), 100),
-        (MLPPrior((50,), 60, 60), (100,), ('kernel_1',), 50),
+        (IndexDense(300), (jnp.zeros(44),), ('h', 'kernel'), 144),
+        (IndexDense(300), (jnp.zeros(44),), ('z', 'kernel'), 144),
+        (IndexContract(50), (jnp.zeros(44),), ('kernel',), 100),
+        (MLPPrior((50,)), (3, 60), ('kernel_0',), 100),
+        (MLPPrior((50,)), (3, 60), ('bias_0',), 100),
+        (MLPPrior((50,)), (60, 60), ('kernel_1',), 50),
     ],
-    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else str(v),
+    ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else None,
 )
-def test_layers_start_by_their_fan_in(layer, args, path, fan_in):
+def test_layers_start_by_their_fan_in(layer, given, path, fan_in):
   """As if z and h were one input, and each perceptron a network of its own."""
-  features, *dim = args
-  inputs = [jnp.zeros((1, features)), *(jnp.zeros(d) for d in dim)]
-  kernel = layer.init(jax.random.key(0), *inputs)['params']
+  x = jnp.zeros((1, 100))
+  kernel = layer.init(jax.random.key(0), x, *given)['params']
   for name in path:
     kernel = kernel[name]
   expected = 0.8796 / math.sqrt(fan_in)
@@ -262,9 +262,9 @@ def test_convnet_is_numpys(train):
 
 @pytest.mark.parametrize('hiddens', [(), (7,), (7, 6)], ids=str)
 def test_mlp_prior_is_a_perceptron_for_each_entry_of_the_index(hiddens):
-  network = MLPPrior(hiddens, C, size=D, scale=0.5)
-  variables = initialised(network, IMAGES)
-  basis = network.apply(variables, IMAGES)
+  network = MLPPrior(hiddens, scale=0.5)
+  variables = initialised(network, IMAGES, classes=C, size=D)
+  basis = network.apply(variables, IMAGES, C, D)
   assert basis.shape == (B, C, D)
   params = variables['params']
   for d in range(D):
@@ -293,6 +293,14 @@ def test_frozen_runs_its_net_in_inference_mode(train):
   expected, _ = net.apply(variables['frozen'], IMAGES, train=False)
   np.testing.assert_array_equal(logits, expected)
   jax.tree.map(np.testing.assert_array_equal, updated, variables)
+
+
+def test_frozen_hands_on_what_its_net_is_called_with():
+  net = MLPPrior((7,))
+  variables = initialised(Frozen(net), X, classes=C, size=D)
+  found = Frozen(net).apply(variables, X, classes=C, size=D, train=True)
+  expected = net.apply(variables['frozen'], X, C, D)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_frozen_weights_are_drawn_from_their_own_stream():

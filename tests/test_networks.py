@@ -13,9 +13,11 @@ from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
+from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
+from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
-from tests.test_laws import equations
+from tests.test_laws import PRODUCTS, equations
 from tests.test_layers import (
     IMAGES,
     B,
@@ -38,7 +40,7 @@ BASE = MLP((7, 6), C)
 
 def an_epinet(**fields):
   fields = {'features': ('inputs', 'hidden_1'), 'hiddens': (8,), **fields}
-  return Epinet(BASE, C, index_dim=D, **fields)
+  return Epinet(BASE, index_dim=D, **fields)
 
 
 def parts(network, variables):
@@ -67,7 +69,7 @@ def test_epinet_is_base_plus_head_plus_prior(features, base_scale):
   )
   prior = variables['frozen']['prior']['params']
   close(output.prior, 0.5 * mlp(prior, phi, Z))
-  close(output.extra['base'], logits)
+  close(output.base, logits)
   close(output.preds, output.train + output.prior)
 
 
@@ -93,32 +95,14 @@ def test_prior_has_the_heads_form_unless_told(prior_hiddens, expected):
   close(found, plain_projected_mlp(hiddens, True, prior, phi, Z))
 
 
-def test_named_priors_are_bases_times_the_index():
-  net = MLPPrior((5,), C, size=D, scale=0.5)
-  network = an_epinet(prior_scale=0.0, priors={'b': net, 'a': net})
-  variables = initialised(network, X, Z)
-  assert set(variables['frozen']) == {'prior_a', 'prior_b'}
-  basis = sum(
-      net.apply(variables['frozen'][name], X) for name in ('prior_a', 'prior_b')
-  )
-
-  def prior(index):
-    return network.apply(variables, X, index).prior
-
-  close(prior(Z), jnp.einsum('bcd,d->bc', basis, Z))
-  other = jnp.arange(4.0)
-  close(prior(2 * Z - other), 2 * prior(Z) - prior(other), atol=1e-5)
-
-
-def test_named_priors_stand_beside_the_matched_one():
-  net = MLPPrior((5,), C, size=D)
-  network = an_epinet(priors={'x': net})
-  variables = initialised(network, X, Z)
-  _, phi = parts(network, variables)
-  prior = variables['frozen']['prior']['params']
-  matched = plain_projected_mlp((8,), True, prior, phi, Z)
-  named = net.apply(variables['frozen']['prior_x'], X) @ Z
-  close(network.apply(variables, X, Z).prior, matched + named)
+def test_epinet_has_the_outputs_of_its_base():
+  """`classes` may say so, and may not contradict it."""
+  for classes in (None, C):
+    network = an_epinet(classes=classes)
+    output, _ = network.init_with_output(jax.random.key(0), X, Z)
+    assert output.train.shape == (B, C)
+  with pytest.raises(ValueError, match=r'base of Epinet has 3 outputs.* 5'):
+    an_epinet(classes=5).init(jax.random.key(0), X, Z)
 
 
 def gradients(network, variables, value):
@@ -140,8 +124,8 @@ def test_stop_gradient_keeps_the_heads_loss_off_the_base(stop_gradient):
 @pytest.mark.parametrize('stop_gradient', [True, False])
 def test_no_gradient_passes_through_the_prior(stop_gradient):
   """Neither to its weights, nor through its features to the base."""
-  net = MLPPrior((5,), C, size=D)
-  network = an_epinet(stop_gradient=stop_gradient, priors={'x': net})
+  network = an_epinet(stop_gradient=stop_gradient)
+  network = WithPrior(network, {'x': MLPPrior((5,))})
   variables = initialised(network, X, Z)
   weight = jnp.sin(jnp.arange(B * C, dtype=float)).reshape(B, C)
   of_preds = gradients(
@@ -158,7 +142,7 @@ def test_no_gradient_passes_through_the_prior(stop_gradient):
 @pytest.mark.parametrize('features', [('hidden_7',), ()], ids=str)
 def test_epinet_refuses_features_the_base_lacks(features):
   network = an_epinet(features=features)
-  with pytest.raises(ValueError, match=r'config\.network\.features') as raised:
+  with pytest.raises(ValueError, match=r'features .* of Epinet') as raised:
     network.init(jax.random.key(0), X, Z)
   assert "'hidden_0', 'hidden_1', 'inputs', 'logits'" in str(raised.value)
 
@@ -187,7 +171,7 @@ def members(tree):
 
 @pytest.fixture(scope='module')
 def ensemble():
-  network = Ensemble(MEMBER, K, prior=MEMBER, prior_scale=0.5)
+  network = Ensemble(MEMBER, K)
   return network, initialised(network, IMAGES, jnp.zeros(K))
 
 
@@ -202,25 +186,17 @@ def test_ensemble_at_a_one_hot_index_is_that_member(ensemble):
   outputs = over_index(
       lambda z: network.apply(variables, IMAGES, z), jnp.eye(K)
   )
-  priors = members(variables['frozen']['priors'])
-  for k, (own, prior) in enumerate(zip(of_member(variables), priors)):
+  assert outputs.prior is None
+  for k, own in enumerate(of_member(variables)):
     close(outputs.train[k], MEMBER.apply(own, IMAGES)[0], atol=1e-5)
-    expected = 0.5 * MEMBER.apply(prior, IMAGES)[0]
-    close(outputs.prior[k], expected, atol=1e-5)
 
 
-def test_members_start_apart_and_so_do_their_priors():
-  network = Ensemble(BASE, K, prior=BASE)
-  rngs = {'params': jax.random.key(0), 'frozen': jax.random.key(0)}
-  variables = jax.jit(network.init)(rngs, X, jnp.zeros(K))
-  starts = [
-      variables['params']['member']['layer_0']['kernel'],
-      variables['frozen']['priors']['params']['layer_0']['kernel'],
-  ]
-  for kernels in starts:
-    assert kernels.shape[0] == K
-    assert len(np.unique(kernels)) == kernels.size
-  assert (starts[0] != starts[1]).all()
+def test_members_start_apart():
+  network = Ensemble(BASE, K)
+  variables = jax.jit(network.init)(jax.random.key(0), X, jnp.zeros(K))
+  kernels = variables['params']['member']['layer_0']['kernel']
+  assert kernels.shape[0] == K
+  assert len(np.unique(kernels)) == kernels.size
 
 
 def test_ensemble_at_the_mean_index_is_the_mean(ensemble):
@@ -280,7 +256,7 @@ def test_deterministic_is_its_base_at_any_index():
     output = network.apply(variables, X, index)
     expected, _ = numpy_mlp(variables['params']['base'], X)
     close(output.preds, expected)
-    close(output.extra['base'], expected)
+    close(output.base, expected)
     assert output.prior is None
 
 
@@ -289,31 +265,36 @@ def test_deterministic_is_its_base_at_any_index():
 FLOAT32 = {jnp.dtype('float32')}
 
 
-def mixed(name, dtype):
-  """A network whose every part computes in `dtype`, and its inputs."""
-  conv = ConvNet(C, channels=(2, 3), hidden=5, dtype=dtype)
-  if name == 'deterministic':
-    return Deterministic(conv), IMAGES
-  if name == 'ensemble':
-    return Ensemble(conv, K, prior=conv), IMAGES
-  return (
-      Epinet(
-          MLP((16, 16), C, dtype=dtype),
-          C,
-          ('inputs', 'hidden_1'),
-          index_dim=D,
-          hiddens=(16, 8),
-          priors={'x': MLPPrior((5,), C, size=D, dtype=dtype)},
-          dtype=dtype,
-      ),
-      X,
+def conv(dtype):
+  return ConvNet(C, channels=(2, 3), hidden=5, dtype=dtype)
+
+
+def mixed_epinet(dtype):
+  epinet = an_epinet(hiddens=(16, 8), dtype=dtype).clone(
+      base=MLP((16, 16), C, dtype=dtype)
   )
+  return WithPrior(epinet, {'x': MLPPrior((5,), dtype=dtype)})
 
 
-@pytest.mark.parametrize('name', ['deterministic', 'ensemble', 'epinet'])
-def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(name):
-  exact, x = mixed(name, None)
-  network, _ = mixed(name, 'bfloat16')  # a name, as in a config
+def mixed_ensemble(dtype):
+  prior = EnsemblePrior(conv(dtype))
+  return WithPrior(Ensemble(conv(dtype), K), {'member': prior})
+
+
+# Networks whose every part computes in a dtype, their inputs, and how many of
+# their products contract a finished basis with the index: two for each basis,
+# the second for what is not finite in it.
+MIXED = {
+    'base': (lambda dtype: Deterministic(conv(dtype)), IMAGES, 0),
+    'members': (mixed_ensemble, IMAGES, 4),
+    'head': (mixed_epinet, X, 2),
+}
+
+
+@pytest.mark.parametrize('case', MIXED)
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(case):
+  create, x, contractions = MIXED[case]
+  exact, network = create(None), create('bfloat16')  # a name, as in a config
   index = network.indexer.sample(jax.random.key(0), 1)[0]
   rngs = {'params': jax.random.key(3), 'frozen': jax.random.key(4)}
   variables = jax.jit(network.init)(rngs, x, index)
@@ -352,14 +333,11 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(name):
   )
   assert error < 0.1 * norm
 
-  # Every product with a kernel is one of bfloat16s; what contracts a finished
-  # basis with the index, and in an ensemble what is not finite in it, is none.
+  # Every product with a kernel is one of bfloat16s.
   jaxpr = jax.make_jaxpr(value)(variables['params'])
-  kinds = ('dot_general', 'conv_general_dilated')
   products = [
-      e for e in equations(jaxpr.jaxpr) if e.primitive.name in kinds
+      e for e in equations(jaxpr.jaxpr) if e.primitive.name in PRODUCTS
   ]
   low = [e for e in products if e.outvars[0].aval.dtype == jnp.bfloat16]
-  contractions = {'deterministic': 0, 'ensemble': 4, 'epinet': 1}[name]
   assert len(products) - len(low) == contractions
   assert len(low) >= 4

@@ -1,53 +1,38 @@
 """A run that was stopped goes on as if it had not been (law 6)."""
 
-from pathlib import Path
-import random
+import functools
+import json
 import re
 import signal
+import time
 
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util.tensor_util import make_ndarray
 
-from flax_enn.training import loop, train_and_evaluate
-from tests import tiny
-
-
-class Stopped(Exception):
-  """What a run is stopped with."""
-
-
-@pytest.fixture(scope='module', params=['epinet', 'ensemble'])
-def whole(request, tmp_path_factory):
-  """A config and the workdir of its run from start to end."""
-  config = getattr(tiny, request.param)()
-  workdir = tmp_path_factory.mktemp('whole')
-  train_and_evaluate(config, workdir)
-  return config, workdir
+from flax_enn.data.two_moons import TwoMoons
+from flax_enn.training import train_and_evaluate
+from tests import processes, tiny
 
 
 def results(workdir):
   return (workdir / 'results.json').read_bytes()
 
 
-def stop_after(monkeypatch, step):
-  """Lets the next run raise after a step, like a full disk or Ctrl-C."""
-
-  def stop(now):
-    if now == step:
-      raise Stopped
-
-  monkeypatch.setattr(loop.writers, 'create_hooks', lambda *_: [stop])
+# A constant rate: the cosine knows where the run was to end.
+CONSTANT = {'optimizer.schedule': {'name': 'constant'}}
 
 
-def test_a_stopped_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
-  config, reference = whole
-  with monkeypatch.context() as patch, pytest.raises(Stopped):
-    stop_after(patch, config.checkpoint.every + 1)
-    train_and_evaluate(config, tmp_path)
-  assert not (tmp_path / 'results.json').exists()
-  _check_continues(config, tmp_path, reference)
+@pytest.fixture(scope='module', params=['epinet', 'ensemble'])
+def whole(request, tmp_path_factory):
+  """A config and the workdir of its run from start to end."""
+  config = getattr(tiny, request.param)(**CONSTANT)
+  workdir = tmp_path_factory.mktemp('whole')
+  train_and_evaluate(config, workdir)
+  return config, workdir
 
 
-def _check_continues(config, workdir, reference):
+def check_continues(config, workdir, reference):
   train_and_evaluate(config, workdir)
   assert results(workdir) == results(reference)
   state, step = tiny.last_state(config, workdir)
@@ -55,7 +40,15 @@ def _check_continues(config, workdir, reference):
   assert step == config.num_steps
 
 
-def test_a_finished_run_is_judged_again_and_not_trained(whole):
+def test_a_run_made_longer_goes_on(whole, tmp_path):
+  config, reference = whole
+  short = tiny.changed(config, {'num_steps': 2})
+  assert train_and_evaluate(short, tmp_path)['step'] == 2
+  assert tiny.last_state(short, tmp_path)[1] == 2
+  check_continues(config, tmp_path, reference)
+
+
+def test_a_finished_run_is_evaluated_again_and_not_trained(whole):
   config, workdir = whole
   before, saved = results(workdir), tiny.files(workdir / 'checkpoints')
   (workdir / 'results.json').unlink()
@@ -64,26 +57,82 @@ def test_a_finished_run_is_judged_again_and_not_trained(whole):
   assert tiny.files(workdir / 'checkpoints') == saved
 
 
-def test_a_run_made_longer_goes_on(tmp_path):
-  # A constant rate: the cosine knows where the run was to end.
-  config = tiny.epinet(**{'optimizer.schedule': {'name': 'constant'}})
-  reference, workdir = tmp_path / 'reference', tmp_path / 'run'
-  train_and_evaluate(config, reference)
-  short = tiny.changed(config, {'num_steps': 2})
-  assert train_and_evaluate(short, workdir)['step'] == 2
-  assert tiny.last_state(short, workdir)[1] == 2
-  _check_continues(config, workdir, reference)
+class Stopped(Exception):
+  """What a run is stopped with."""
 
 
-# From here on processes are killed, which have one device each.
+class Failing(TwoMoons):
+  """Two moons on a disk that fails after so many examples."""
 
-STEPS = 40
+  left = 1000
+
+  def augment(self, x, rng):
+    Failing.left -= 1
+    if Failing.left < 0:
+      raise Stopped
+    return super().augment(x, rng)
+
+
+def test_a_run_that_broke_off_ends_with_the_same_bits(tmp_path, monkeypatch):
+  config = tiny.epinet(**{
+      'dataset.name': f'{__name__}:Failing',
+      'dataset.read_ahead': 0,
+      'num_steps': 8,
+  })
+  train_and_evaluate(config, tmp_path / 'whole')
+  # Two batches are read ahead of the step.
+  monkeypatch.setattr(Failing, 'left', 7 * config.batch_size)
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, tmp_path / 'run')
+  assert tiny.last_state(config, tmp_path / 'run')[1] == 4
+  assert not (tmp_path / 'run' / 'results.json').exists()
+  monkeypatch.setattr(Failing, 'left', 1000)
+  check_continues(config, tmp_path / 'run', tmp_path / 'whole')
+
+
+# From here on processes are killed or asked to stop, each with two devices.
+
+STEPS, EVERY, BATCH = 24, 12, 16
 CONFIG = f'''
 from tests import tiny
 
 def get_config():
-  return tiny.epinet(num_steps={STEPS}, **{{'eval.every': {STEPS // 2}}})
+  return tiny.epinet(**{{
+      'num_steps': {STEPS},
+      'batch_size': {BATCH},
+      'checkpoint.every': 2,
+      'dataset.name': 'tests.processes:Gated',
+      'dataset.n_test': {10 * BATCH},
+      'dataset.read_ahead': 0,
+  }})
 '''
+CODE_IF_PREEMPTED = 75
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+# How many processes, what they are doing when they get which signal, and how
+# often the run is evaluated before its end.
+HALF_WAY = ['training', 'saving', 'evaluating', 'training']
+AT_THE_END = ['saving', 'training', 'evaluating', 'evaluating']
+CASES = [
+    # What SIGTERM has kept of an evaluation outlives a kill.
+    (1, AT_THE_END, [KILL, KILL, TERM, KILL], 0),
+    *(
+        pytest.param(*values, marks=pytest.mark.slow)
+        for values in [
+            (2, ['training', 'evaluating', 'training'], [TERM] * 3, EVERY),
+            (2, HALF_WAY, [KILL] * 4, EVERY),
+            (1, ['training', 'evaluating'], [TERM] * 2, EVERY),
+            (1, ['training'] * 6, [KILL] * 6, 0),
+        ]
+    ),
+]
+
+
+def _name(value):
+  """In the name of a case: `2-training,evaluating-SIGTERM-12`."""
+  if not isinstance(value, list):
+    return str(value)
+  names = [getattr(each, 'name', each) for each in value]
+  return names[0] if len(set(names)) == 1 else ','.join(names)
 
 
 @pytest.fixture(scope='module')
@@ -93,46 +142,148 @@ def config_file(tmp_path_factory):
   return path
 
 
+@pytest.fixture
+def gates(tmp_path, monkeypatch):
+  """The folder where gates are closed."""
+  path = tmp_path / 'gates'
+  path.mkdir()
+  monkeypatch.setenv(processes.GATES, str(path))
+  return path
+
+
 @pytest.fixture(scope='module')
 def uninterrupted(config_file, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('uninterrupted')
-  assert train(config_file, workdir) == 0
-  return results(workdir)
+  """Number of processes -> the workdir of a run from start to end."""
+
+  @functools.cache
+  def workdir(number):
+    path = tmp_path_factory.mktemp('uninterrupted')
+    said = processes.finish(config_file, path, number, 2)
+    # The command line prints the table and the number of parameters.
+    assert 'enn/base' in said[0] and 'Trained parameters' in said[0]
+    return path
+
+  return workdir
 
 
-def train(config_file: Path, workdir: Path, kill_at: int | None = None) -> int:
-  """Runs train.py, kills it once it has logged a step; its exit code."""
-  script = tiny.ROOT / 'train.py'
-  flags = [f'--config={config_file}', f'--workdir={workdir}']
-  with tiny.python(script, *flags) as process:
-    log = []
-    for line in process.stdout:
-      log.append(line)
-      logged = re.search(r'\] \[(\d+)\] .*loss=', line)
-      if logged and kill_at is not None and int(logged[1]) >= kill_at:
-        process.send_signal(signal.SIGKILL)
-        break
-    code = process.wait()
-  assert code in (0, -signal.SIGKILL), ''.join(log)
-  return code
-
-
-def _check_kills(config_file, workdir, kills, expected):
-  for step in kills:
-    assert train(config_file, workdir, kill_at=step) == -signal.SIGKILL
+@pytest.mark.parametrize('number, phases, signals, every', CASES, ids=_name)
+def test_the_same_command_ends_with_the_same_bits(
+    number, phases, signals, every, config_file, uninterrupted, gates, tmp_path
+):
+  """Whatever the run was doing; alone, or as one process of two."""
+  workdir = tmp_path / 'run'
+  command = [
+      config_file, workdir, number, 2, f'--config.eval.every={every}',
+      f'--preemption_exit_code={CODE_IF_PREEMPTED}',
+  ]  # fmt: skip
+  kept = None  # batches of an evaluation that was asked to stop
+  for i, (asked, phase) in enumerate(zip(signals, phases)):
+    # In training two batches are read ahead: 2 or 3 steps are done each time.
+    gate = Gate(gates, phase, BATCH // number, 4 + i % 2)
+    with processes.started(*command) as run:
+      if phase == 'saving':
+        run.wait_for('a save', lambda: is_saving(run, workdir), pause=0.001)
+      else:
+        run.wait_for(phase, gate.is_reached)
+      if asked == KILL:
+        run.end()
+      else:
+        run.processes[i % number].send_signal(TERM)  # it may be any of them
+        gate.open_slowly(run)
+      codes = {KILL: -KILL, TERM: CODE_IF_PREEMPTED}
+      assert run.codes() == [codes[asked]] * number, run.log()
+    gate.open()
+    said = [''.join(lines) for lines in run.said]
+    check_kept(kept, said)
     assert not (workdir / 'results.json').exists()
-  assert train(config_file, workdir) == 0
-  assert results(workdir) == expected
+    if asked == TERM:
+      kept = check_stopped(phase, said, workdir)
+    elif phase != 'evaluating':
+      kept = None
+  check_kept(kept, processes.finish(*command))
+  reference = uninterrupted(number)
+  assert results(workdir) == results(reference)
+  assert not partial(workdir).exists()
+  # Each step is in the curves, and each evaluation that was asked for.
+  found, expected = curves(workdir), curves(reference)
+  assert found['loss'] == expected['loss']
+  evaluated = set(range(every, STEPS, every) if every else ()) | {STEPS}
+  for name in ('base', 'enn'):
+    nll = found[f'test_{name}/nll']
+    assert set(nll) == evaluated
+    assert nll[STEPS] == expected[f'test_{name}/nll'][STEPS]
+  scores = json.loads((workdir / 'checkpoints' / 'scores.json').read_text())
+  assert str(STEPS) in scores
 
 
-def test_sigkill(config_file, uninterrupted, tmp_path):
-  # Before the evaluation half way, which no race can overtake.
-  step = random.Random(2).randrange(1, STEPS // 2)
-  _check_kills(config_file, tmp_path, [step], uninterrupted)
+class Gate:
+  """Lets a run read some batches of a phase's split, then no more."""
+
+  def __init__(self, folder, phase, rows, batches):
+    self._path = folder / ('test' if phase == 'evaluating' else 'train')
+    self._rows = rows  # of a batch, in each process
+    self._set(rows * (STEPS // 2 if phase == 'saving' else batches))
+
+  def _set(self, limit):
+    self._limit = limit
+    new = self._path.with_suffix('.new')
+    new.write_text(str(limit))
+    new.rename(self._path)
+
+  def is_reached(self):
+    return self._path.with_suffix('.waiting').exists()
+
+  def open_slowly(self, run):
+    """A batch at a time: two processes need a second to agree to stop."""
+    end = time.monotonic() + 60
+    while run.alive() and time.monotonic() < end:
+      time.sleep(0.3)
+      self._set(self._limit + self._rows)
+
+  def open(self):
+    for path in (self._path, self._path.with_suffix('.waiting')):
+      path.unlink(missing_ok=True)
 
 
-@pytest.mark.slow
-def test_ten_sigkills_in_one_run(config_file, uninterrupted, tmp_path):
-  draw = random.Random(3)
-  kills = sorted(draw.randrange(1, STEPS // 2) for _ in range(10))
-  _check_kills(config_file, tmp_path, kills, uninterrupted)
+def is_saving(run, workdir):
+  """Whether a save has begun, and has not ended, since the run has started."""
+  if 'loss=' not in ''.join(run.said[0]):
+    return False  # what is there may be what a kill has left
+  names = [path.name for path in (workdir / 'checkpoints').iterdir()]
+  return any(re.match(r'\d+\D', name) for name in names)
+
+
+def check_stopped(phase, said, workdir):
+  """All stopped at one place, and saved it; how much of an evaluation."""
+  (where,) = {re.search(r'Asked to stop(.*?); the', text)[1] for text in said}
+  assert 'Traceback' not in ''.join(said)
+  if phase != 'evaluating':
+    step = int(re.fullmatch(r' after step (\d+)', where)[1])
+    assert step in processes.saved_steps(workdir)
+    return None
+  assert partial(workdir).exists()
+  return re.fullmatch(r'; (\d+) batches of an evaluation .*', where)[1]
+
+
+def partial(workdir):
+  """Where a run keeps what it has of an evaluation."""
+  return workdir / 'evaluation-test.npz'
+
+
+def check_kept(kept, said):
+  if kept is not None:
+    assert f'Going on after {kept} batches' in said[0]
+
+
+def curves(workdir):
+  """Step -> value, of every curve."""
+  loaded = event_accumulator.EventAccumulator(
+      str(workdir), size_guidance={'tensors': 0}  # all of them
+  ).Reload()
+  return {
+      tag: {
+          event.step: float(make_ndarray(event.tensor_proto))
+          for event in loaded.Tensors(tag)
+      }
+      for tag in loaded.Tags()['tensors']
+  }

@@ -19,7 +19,7 @@ KEY = jax.random.key(4)
 
 def fn(z):
   """`[D]` -> an `Output` with everything an output can have."""
-  return Output(jnp.tanh(X * z), jnp.cos(X) * z[0], {'base': X})
+  return Output(jnp.tanh(X * z), jnp.cos(X) * z[0], base=X, extra={'x': X})
 
 
 def noisy(key):
@@ -93,7 +93,7 @@ def test_over_index_lies_on_the_index_axis_of_the_mesh():
         lambda z: sharding.constrain(jnp.tanh(x * z), 'batch'), indices
     )
 
-  with jax.set_mesh(mesh):
+  with sharding.use_mesh(mesh):
     found = run(indices)
   shard = found.sharding.shard_shape(found.shape)
   assert shard == (8 // 4, 4 // 2, 2)
@@ -131,6 +131,35 @@ def test_reduce_over_index_is_a_loop(name, chunk):
       )
   )
   assert_trees_close(jitted(indices), expected)
+
+
+def test_over_index_takes_any_number_of_indices():
+  """Where the index axis does not divide it, every device does all of them."""
+  mesh = sharding.create_mesh({'data': 2, 'index': 4})
+  indices = GaussianIndexer(2).sample(KEY, 6)
+  with sharding.use_mesh(mesh):
+    found = jax.jit(lambda z: over_index(lambda i: X * i, z))(indices)
+  np.testing.assert_allclose(found, X * indices[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize('chunk', [2, 3, 7])
+def test_reduce_over_index_maps_indices_with_their_weights(chunk):
+  """Importance sampling: `(index, log weight)`, chunked together."""
+  _, z = CASES['gaussian']
+  log_weights = jnp.log(jnp.arange(1.0, 8.0))
+
+  def weighted(pair):
+    index, log_weight = pair
+    return jnp.exp(log_weight) * index
+
+  found = reduce_over_index(
+      weighted,
+      (z, log_weights),
+      init=jnp.zeros(2),
+      reduce=lambda carry, results: carry + results.sum(0),
+      chunk=chunk,
+  )
+  np.testing.assert_allclose(found, np.arange(1.0, 8.0) @ z, rtol=1e-5)
 
 
 @pytest.mark.parametrize('chunk', [0, -3])

@@ -10,27 +10,37 @@ import numpy as np
 import optax
 import pytest
 
+from flax_enn import sharding
 from flax_enn.core import Batch, Output
-from flax_enn.indexers import GaussianIndexer
-from flax_enn.losses import L2, Bootstrap, L2Penalty, Objective, Xent
+from flax_enn.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
+from flax_enn.likelihoods import Categorical, Gaussian
+from flax_enn.losses import (
+    L2,
+    Bootstrap,
+    L2Penalty,
+    MeanIndex,
+    Nll,
+    Objective,
+    Xent,
+)
 from flax_enn.networks import deterministic
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
+from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.priors.mlp_prior import MLPPrior
+from flax_enn.networks.with_prior import WithPrior
 from flax_enn.training.state import init_state
 from flax_enn.training.step import train_step
-from tests import tiny
-from tests.test_laws import equations
+from tests.test_laws import PRODUCTS, equations, mesh_of
 
 B, C, D, N = 6, 3, 2, 4
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 INDICES = np.asarray(jax.random.normal(jax.random.key(7), (N, D)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
+class Given(GaussianIndexer):
   """Draws the same indices whatever the key, for a reference to know them."""
 
   def sample(self, key, n):
@@ -43,16 +53,17 @@ class GivenEpinet(Epinet):
 
   @property
   def indexer(self):
-    return Given()
+    return Given(self.index_dim)
 
 
-NETWORK = GivenEpinet(
-    base=MLP((5,), C),
-    classes=C,
-    features=('inputs', 'hidden_0'),
-    index_dim=D,
-    hiddens=(4,),
-    priors={'x': MLPPrior((3,), C, size=D)},
+NETWORK = WithPrior(
+    GivenEpinet(
+        base=MLP((5,), C),
+        features=('inputs', 'hidden_0'),
+        index_dim=D,
+        hiddens=(4,),
+    ),
+    {'x': MLPPrior((3,))},
 )
 
 
@@ -76,13 +87,15 @@ def start(network=NETWORK, x=BATCH.x, tx=SGD):
   return nn.unbox(init_state(network, tx, 0, x))
 
 
-def stepper(objectives, network=NETWORK, tx=SGD, num_indices=N):
+def stepper(objectives, network=NETWORK, tx=SGD, num_indices=N, **options):
+  options = {'likelihood': Categorical(C), 'num_examples': 60, **options}
   return functools.partial(
       train_step,
       network=network,
       objectives=objectives,
       tx=tx,
       num_indices=num_indices,
+      **options,
   )
 
 
@@ -111,7 +124,7 @@ def reference(params, state, batch, noise=()):
     logits = NETWORK.apply(variables, batch.x, index).preds
     seen = batch
     for n in noise:
-      seen = n(seen, index)
+      seen = n(seen, index, NETWORK.indexer)
     for b in range(len(batch.y)):
       if batch.mask[b]:
         total += seen.weight[b] * score(logits[b], batch.y[b])
@@ -121,11 +134,8 @@ def reference(params, state, batch, noise=()):
 
 NOISES = {
     'plain': (),
-    'noise': (Bootstrap(seed=3, indexer=GaussianIndexer(D)),),
-    'two noises': tuple(
-        Bootstrap(distribution, seed=seed, indexer=GaussianIndexer(D))
-        for seed, distribution in enumerate(['bernoulli', 'exponential'])
-    ),
+    'noise': (Bootstrap(seed=3),),
+    'two noises': (Bootstrap('bernoulli', seed=0), Bootstrap(seed=1)),
 }
 
 
@@ -151,19 +161,19 @@ def test_mean_is_over_unmasked_examples_and_not_over_their_weights():
   weight = np.float32([10, 1, 2, 3, 1, 4])
   batch = MASKED.replace(weight=weight)
 
-  def ones(output, batch, index, variables):
-    del batch, index, variables
-    return jnp.ones(len(output.preds))
+  def ones(outputs, batch, **_):
+    del batch
+    return jnp.ones(len(outputs.preds))
 
   _, logs = step(start(), batch, {'data': Objective(ones)})
   close(logs['loss'], (10 + 2 + 3 + 4) / 4)
 
 
-def across(output, batch, index, variables):
+def across(outputs, batch, *, index, **_):
   """Disagreement of the indices, `[B]`."""
-  del index, variables
-  assert output.preds.shape[:2] == (N, len(batch.y))
-  return output.preds.var(axis=0).sum(-1)
+  assert outputs.preds.shape[:2] == (N, len(batch.y))
+  assert len(index) == N
+  return outputs.preds.var(axis=0).sum(-1)
 
 
 EVERYTHING = {
@@ -220,8 +230,8 @@ def test_a_loss_across_indices_sees_them_all():
 
 
 def test_a_scalar_across_indices_is_taken_as_it_is():
-  def scalar(output, batch, index, variables):
-    del output, batch, index
+  def scalar(outputs, batch, *, variables, **_):
+    del outputs, batch
     return sum(jnp.sum(p) for p in jax.tree.leaves(variables['params']))
 
   state = start()
@@ -272,8 +282,7 @@ def test_a_loss_is_asked_about_its_own_inputs():
 def products(objectives):
   """How many products of matrices a step has."""
   jaxpr = jax.make_jaxpr(stepper(objectives))(start(), BATCH)
-  kinds = [e.primitive.name for e in equations(jaxpr.jaxpr)]
-  return kinds.count('dot_general')
+  return sum(e.primitive.name in PRODUCTS for e in equations(jaxpr.jaxpr))
 
 
 def test_objectives_of_equal_inputs_share_one_forward():
@@ -290,34 +299,137 @@ def test_objectives_of_equal_inputs_share_one_forward():
   assert products({'a': both[0], 'b': other}) == 2 * one
 
 
+def distil(outputs, batch, *, index, **_):
+  """How far the function at the mean index is from the mean of functions."""
+  assert outputs['mean'].preds.shape == (1, len(batch.y), C)
+  assert outputs['drawn'].preds.shape == (N, len(batch.y), C)
+  assert (len(index['mean']), len(index['drawn'])) == (1, N)
+  mean = outputs['drawn'].preds.mean(0)
+  return jnp.square(outputs['mean'].preds[0] - mean).sum(-1)
+
+
+DISTIL = Objective(
+    distil, indices={'mean': MeanIndex(), 'drawn': None}, across=True
+)
+
+
+def test_distillation_sees_the_mean_index_beside_the_drawn_ones():
+  state = start()
+  after, logs = step(state, MASKED, {'distil': DISTIL})
+
+  def value(params):
+    def at(index):
+      variables = {**state.variables, 'params': params}
+      return NETWORK.apply(variables, MASKED.x, index).preds
+
+    mean = sum(at(index) for index in INDICES) / N
+    losses = jnp.square(at(jnp.zeros(D)) - mean).sum(-1)
+    return (losses * MASKED.weight * MASKED.mask).sum() / 4
+
+  expected, grads = jax.value_and_grad(value)(state.params)
+  close(logs['loss'], expected)
+  assert_trees_close(gradients(state, after), grads)
+
+
+def test_an_objective_at_the_mean_index_looks_at_it_alone():
+  state = start()
+  objectives = {'mean': Objective(Xent(), indices=MeanIndex())}
+  _, logs = step(state, MASKED, objectives)
+  logits = NETWORK.apply(state.variables, MASKED.x, jnp.zeros(D)).preds
+  scores = [score(logits[b], MASKED.y[b]) for b in range(B)]
+  close(logs['loss'], (scores * MASKED.weight * MASKED.mask).sum() / 4)
+
+
+def test_objectives_of_equal_inputs_and_indices_share_one_forward():
+  data = {'data': Objective(Xent())}
+  one = products(data)
+  mean = Objective(Xent(label_smoothing=0.1), indices=MeanIndex())
+  at_mean = products({'mean': mean})
+  both = {**data, 'distil': DISTIL}
+  assert products(both) == products({**data, 'mean': mean}) == one + at_mean
+  assert products({**both, 'mean': mean}) == one + at_mean
+  # Other inputs are other forwards, at whichever indices.
+  elsewhere = dataclasses.replace(DISTIL, inputs=Shifted(1.0))
+  assert products({**both, 'else': elsewhere}) == 2 * (one + at_mean)
+
+
+def test_a_mean_that_does_not_exist_is_refused():
+  class Keyed(Echo):
+    indexer = PrngIndexer()
+
+    @nn.compact
+    def __call__(self, x, index, *, train=False):
+      return Echo.__call__(self, x, jax.random.normal(index), train=train)
+
+  objectives = {'mean': Objective(first_output, indices=MeanIndex())}
+  with pytest.raises(ValueError, match='indices are the mean of PrngIndexer'):
+    step(start(Keyed()), BATCH, objectives, network=Keyed())
+
+
+def test_losses_are_told_of_the_run():
+  """Steps done, the examples to divide a KL term by, and the likelihood."""
+  likelihood = Gaussian(2, scale=0.5)
+
+  def told(outputs, batch, *, context, **_):
+    del outputs, batch
+    assert context.likelihood is likelihood
+    return context.step + 1 / jnp.float32(context.num_examples)
+
+  options = {'likelihood': likelihood, 'num_examples': 8}
+  objectives = {'told': Objective(told)}
+  state = start().replace(step=jnp.int32(3))
+  _, logs = step(state, BATCH, objectives, **options)
+  close(logs['loss'], 3 + 1 / 8)
+
+
+def test_nll_trains_whatever_the_likelihood_is():
+  state = start()
+  found, logs = step(state, MASKED, {'data': Objective(Nll())})
+  expected, expected_logs = step(state, MASKED, {'data': Objective(Xent())})
+  close(logs['loss'], expected_logs['loss'])
+  assert_trees_close(gradients(state, found), gradients(state, expected))
+  # Two entries of y by their means, and one entry by mean and log-variance.
+  for likelihood, dim in [(Gaussian(C), C), (Gaussian(1, scale=None), 1)]:
+    network = Deterministic(MLP((5,), likelihood.outputs))
+    batch = MASKED.replace(y=np.ones((B, dim), np.float32))
+    options = {'network': network, 'likelihood': likelihood}
+    state = start(network)
+    after, logs = step(state, batch, {'data': Objective(Nll())}, **options)
+    preds = network.apply(state.variables, batch.x, jnp.ones(1)).preds
+    nll = -likelihood.log_prob(preds, batch.y)
+    close(logs['loss'], (nll * batch.weight * batch.mask).sum() / 4)
+    assert any(np.any(g) for g in jax.tree.leaves(gradients(state, after)))
+
+
 def with_norms():
-  network, x = deterministic.example()
+  network, x, _ = deterministic.example()
   y = np.arange(len(x), dtype=np.int32) % 3
   ones = np.ones(len(x), np.float32)
   return network, Batch(np.asarray(x), y, ones, y, ones)
 
 
-@pytest.mark.parametrize('names', ['df', 'fd', 'd', 'f'])
+@pytest.mark.parametrize('names', ['df', 'fd', 'd', 'f', 'm', 'fm', 'dm'])
 def test_statistics_are_those_of_the_data(names):
   """In whatever order the objectives come, and none without data."""
   network, batch = with_norms()
   objectives = {
       'd': Objective(Xent()),
       'f': Objective(Xent(), inputs=Shifted(3.0)),
+      'm': Objective(Xent(), indices=MeanIndex()),  # of the data too
   }
   state = start(network, batch.x)
   after, _ = step(
       state, batch, {n: objectives[n] for n in names}, network=network
   )
-  expected = state.collections
-  if 'd' in names:
+  expected, of_data = state.collections, names != 'f'
+  if of_data:
     index = network.indexer.sample(jax.random.key(0), 1)[0]
     _, expected = network.apply(
         state.variables, batch.x, index, train=True, mutable=['batch_stats']
     )
   assert_trees_close(after.collections['batch_stats'], expected['batch_stats'])
   moved = after.collections['batch_stats']['base']['norm_0']['mean']
-  assert np.any(moved) == ('d' in names)
+  assert np.any(moved) == of_data
 
 
 class IndexedNorm(nn.Module):
@@ -349,9 +461,9 @@ class Echo(nn.Module):
     return Output(jnp.broadcast_to(index + weight, (len(x), 1)))
 
 
-def first_output(output, batch, index, variables):
-  del batch, index, variables
-  return output.preds[:, 0]
+def first_output(outputs, batch, **_):
+  del batch
+  return outputs.preds[:, 0]
 
 
 def test_indices_are_a_function_of_key_and_step():
@@ -381,8 +493,8 @@ def test_inputs_get_a_new_key_each_step():
   def random_labels(batch, key):
     return batch.replace(y=jnp.full(B, jax.random.normal(key)))
 
-  def label(output, batch, index, variables):
-    del output, index, variables
+  def label(outputs, batch, **_):
+    del outputs
     return batch.y
 
   batch = BATCH.replace(weight=np.ones(B, np.float32))
@@ -395,11 +507,11 @@ def test_inputs_get_a_new_key_each_step():
   assert len(seen) == 3
 
 
-def root(output, batch, index, variables):
+def root(outputs, batch, *, variables, **_):
   """Finite at 0, where its gradient is not."""
-  del batch, index
+  del batch
   weight = variables['params']['kernel'][0]
-  return output.preds[:, 0] * 0 + jnp.sqrt(weight)
+  return outputs.preds[:, 0] * 0 + jnp.sqrt(weight)
 
 
 BAD = BATCH.replace(weight=np.full(B, np.nan, np.float32))
@@ -425,7 +537,7 @@ def test_the_first_step_that_is_not_finite_is_kept(
   state, found = start(Echo(), tx=tx), []
   for batch in batches:
     state, _ = run(state, batch)
-    found.append(int(state.nonfinite))
+    found.append(int(state.first_nonfinite_step))
   assert found == expected
 
 
@@ -445,15 +557,14 @@ def test_regression_is_the_loops_too():
 
 @pytest.mark.parametrize('parts', [2, 3, 6])
 def test_accumulated_parts_are_the_whole_batch(parts):
-  bootstrap = Bootstrap(seed=4).bind(GaussianIndexer(D))
   objectives = {
-      'data': Objective(Xent(), noise=(bootstrap,)),
+      'data': Objective(Xent(), noise=(Bootstrap(seed=4),)),
       'size': Objective(L2Penalty(0.1), weight=0.5),
   }
   state = start()
   whole, logs = step(state, BATCH, objectives)
   found, summed = jax.jit(
-      functools.partial(stepper(objectives), accumulation=parts)
+      stepper(objectives, accumulation=parts)
   )(state, BATCH)
   assert_trees_close(found.params, whole.params)
   assert_trees_close(summed, logs)
@@ -466,7 +577,7 @@ def test_accumulation_goes_through_statistics_part_by_part():
   objectives = {'data': Objective(Xent())}
   state = start(network, x)
   found, _ = jax.jit(
-      functools.partial(stepper(objectives, network), accumulation=3)
+      stepper(objectives, network, accumulation=3)
   )(state, batch)
   collections, sums = state.collections, None
   for i in range(3):
@@ -485,14 +596,161 @@ def test_accumulation_goes_through_statistics_part_by_part():
 
 def test_accumulation_saves_memory():
   network = Deterministic(MLP(hiddens=(64, 64), classes=C))
-  x = jax.ShapeDtypeStruct((4096, 32), jnp.float32)
-  batch = tiny.abstract_batch(x)
-  state = jax.eval_shape(lambda: start(network, np.zeros((1, 32), np.float32)))
+  x = np.zeros((1, 32), np.float32)
+  state = jax.eval_shape(lambda: start(network, x))
+  batch = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct((4096, *leaf.shape[1:]), leaf.dtype),
+      BATCH.replace(x=x),
+  )
   used = {}
   for parts in (1, 8):
-    run = functools.partial(
-        stepper({'data': Objective(Xent())}, network), accumulation=parts
-    )
+    run = stepper({'data': Objective(Xent())}, network, accumulation=parts)
     compiled = jax.jit(run).lower(state, batch).compile()
     used[parts] = compiled.memory_analysis().temp_size_in_bytes
   assert used[8] < 0.5 * used[1]
+
+
+# Random streams.
+
+
+class Masked(nn.Module):
+  """A base that drops hidden units in training.
+
+  Attributes:
+    bare: whether its outputs are 1 where a unit was left and 0 where not.
+  """
+
+  bare: bool = False
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    drop = nn.Dropout(0.5, deterministic=not train)
+    if self.bare:
+      weight = self.param('kernel', nn.initializers.ones, ())
+      return drop(jnp.ones((len(x), 1))) / 2 * weight, {}
+    h = drop(nn.relu(nn.Dense(32)(x)))
+    return nn.Dense(C)(h), {'hidden': h}
+
+
+class Folded(nn.Module):
+  """Folds its index into the stream: a mask for each function."""
+
+  indexer = EnsembleIndexer(N)
+
+  @nn.compact
+  def __call__(self, x, index, *, train=False):
+    weight = self.param('kernel', nn.initializers.ones, ())
+    key = jax.random.fold_in(self.make_rng('dropout'), jnp.argmax(index))
+    drop = nn.Dropout(0.5, deterministic=not train)
+    return Output(drop(jnp.ones((len(x), 1)), rng=key) / 2 * weight)
+
+
+def code(outputs):
+  """`[N]`: the bits of a mask, one for each example, as a number."""
+  bits = outputs.preds[..., 0]
+  return bits @ 2.0 ** jnp.arange(bits.shape[-1])
+
+
+def first_code(outputs, batch, **_):
+  del batch
+  return code(outputs)[0]
+
+
+def codes_apart(outputs, batch, **_):
+  """By how much the masks of neighbouring indices differ at the least."""
+  del batch
+  return jnp.abs(jnp.diff(code(outputs))).min()
+
+
+def codes_at_most_apart(outputs, batch, **_):
+  del batch
+  return jnp.ptp(code(outputs))
+
+
+MASKS = {
+    'first': Objective(first_code, across=True),
+    'least': Objective(codes_apart, across=True),
+    'most': Objective(codes_at_most_apart, across=True),
+}
+LARGE = a_batch(16)  # 2 ** 16 masks
+
+
+def test_a_base_with_dropout_trains():
+  network = Epinet(
+      Masked(), ('hidden',), index_dim=D, hiddens=(4,), stop_gradient=False
+  )
+  state = start(network)
+  objectives = {'data': Objective(Xent())}
+  after, _ = step(state, BATCH, objectives, network=network)
+  moved = jax.tree.map(lambda g: bool(np.any(g)), gradients(state, after))
+  assert all(jax.tree.leaves(moved))
+  # Evaluation draws nothing, and needs no stream.
+  index = INDICES[0]
+  one, two = (
+      network.apply(after.variables, BATCH.x, index).preds for _ in range(2)
+  )
+  np.testing.assert_array_equal(one, two)
+
+
+def test_masks_are_a_function_of_key_and_step():
+  network = Deterministic(Masked(bare=True))
+  run = jax.jit(stepper(MASKS, network=network, tx=optax.sgd(0.0)))
+  state = start(network, LARGE.x)
+  seen = []
+  for done in range(4):
+    assert int(state.step) == done
+    state, logs = run(state, LARGE)
+    seen.append(float(logs['loss_first']))
+  assert len(set(seen)) == 4
+  fresh = start(network, LARGE.x)
+  for done in (0, 3):
+    _, logs = run(fresh.replace(step=jnp.int32(done)), LARGE)
+    assert float(logs['loss_first']) == seen[done]
+  _, logs = run(fresh.replace(key=jax.random.key(99)), LARGE)
+  assert float(logs['loss_first']) not in seen
+
+
+def test_masks_do_not_depend_on_the_index_unless_it_is_folded_in():
+  for network, same in [
+      (Deterministic(Masked(bare=True)), True),
+      (Folded(), False),
+  ]:
+    state = start(network, LARGE.x)
+    _, logs = step(state, LARGE, MASKS, network=network)
+    assert (logs['loss_most'] == 0) == same
+    assert (logs['loss_least'] == 0) == same
+
+
+def test_members_have_masks_of_their_own():
+  network = Ensemble(Masked(bare=True), size=N)
+  _, logs = step(start(network, LARGE.x), LARGE, MASKS, network=network)
+  assert logs['loss_least'] > 0
+
+
+def test_forwards_of_one_step_share_their_masks_if_they_share_inputs():
+  """What differs between the function at two indices is the index alone."""
+  network = Deterministic(Masked(bare=True))
+  first = MASKS['first']
+  objectives = {
+      'drawn': first,
+      'mean': dataclasses.replace(first, indices=MeanIndex()),
+      'shifted': dataclasses.replace(first, inputs=Shifted(0.0)),
+  }
+  state = start(network, LARGE.x)
+  _, logs = step(state, LARGE, objectives, network=network)
+  assert logs['loss_drawn'] == logs['loss_mean'] != logs['loss_shifted']
+
+
+@pytest.mark.parametrize(
+    'network', [Deterministic(Masked(bare=True)), Folded()], ids=['base', 'net']
+)
+def test_masks_are_the_same_on_every_mesh(network):
+  state, found = start(network, LARGE.x), set()
+  for sizes in [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]:
+    mesh = mesh_of(sizes)
+    batch = sharding.make_global_batch(LARGE, sharding.batch_sharding(mesh))
+    placed = jax.device_put(state, sharding.replicated(mesh))
+    with sharding.use_mesh(mesh):
+      _, logs = step(placed, batch, MASKS, network=network)
+    found.add(tuple(float(log) for log in logs.values())[:4])
+  assert len(found) == 1

@@ -1,6 +1,7 @@
 """Sweeps: lists of overrides, and the script that runs them."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -8,16 +9,18 @@ import signal
 import subprocess
 import time
 
+from etils import epath
+import numpy as np
 import pytest
 
-from flax_enn.evaluation.sweep_plot import draw
-from flax_enn.training import sweeps
-from tests import tiny
+from flax_enn import sweep as sweeps
+from flax_enn.training import load_config
+from tests import commands, tiny
 
 SCRIPT = tiny.ROOT / 'launch' / 'sweep.py'
 CONFIG = '''
 from tests import tiny
-from flax_enn.training.sweeps import product
+from flax_enn.sweep import product
 
 def get_config(arg=''):
   return tiny.epinet(num_steps=2)
@@ -41,19 +44,24 @@ def run(config, workdir, *flags, **options):
   return process.returncode, said
 
 
-def test_product_and_zipped():
+def test_product_and_zip_():
   assert sweeps.product({'a.b': (1, 2), 'c': 'xy'}) == [
       {'a.b': 1, 'c': 'x'},
       {'a.b': 1, 'c': 'y'},
       {'a.b': 2, 'c': 'x'},
       {'a.b': 2, 'c': 'y'},
   ]
-  assert sweeps.zipped({'a': (1, 2), 'b': 'xy'}) == [
+  assert sweeps.zip_({'a': (1, 2), 'b': 'xy'}) == [
       {'a': 1, 'b': 'x'},
       {'a': 2, 'b': 'y'},
   ]
   with pytest.raises(ValueError, match=r"unequal.*'a': 1.*'b': 2"):
-    sweeps.zipped({'a': (1,), 'b': (1, 2)})
+    sweeps.zip_({'a': (1,), 'b': (1, 2)})
+  # Configs take no numbers of numpy.
+  seeds = sweeps.product({'seed': np.arange(2)}) + sweeps.zip_(
+      {'seed': np.arange(2)}
+  )
+  assert [sweeps.apply(tiny.epinet(), o).seed for o in seeds] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +112,10 @@ def prior_scale(folder):
 
 def test_a_sweep_from_start_to_end(tmp_path):
   config, workdir = prior_scale(tmp_path), tmp_path / 'sweep'
+  code, said = run(config, workdir, '--print', '--compilation_cache=/a b')
+  assert code == 0 and said.count("'--compilation_cache=/a b'") == 2, said
   code, said = run(config, workdir, '--print')
-  assert code == 0, said
+  assert code == 0 and 'compilation_cache' not in said, said
   commands = [line for line in said.splitlines() if 'train.py' in line]
   assert len(commands) == 2 and not workdir.exists()
   # One of them is run by hand, the other is left.
@@ -131,6 +141,7 @@ def test_a_sweep_from_start_to_end(tmp_path):
   assert tiny.files(workdir / 'prior_scale=0.5') == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(tmp_path):
   sweep = "[{'batch_size': 7}, {'seed': 4}]"  # 7 splits a dyadic pair
   config = write_config(tmp_path, sweep)
@@ -143,23 +154,35 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
   assert (tmp_path / 'sweep' / 'sweep.csv').exists()
 
 
-@pytest.mark.parametrize(
-    'sweep, says',
-    [
-        ("[{'seed': 1}, {'sede': 2}]", "did you mean 'seed'"),
-        ("[{'seed': 1}, {'seed': 1}]", 'twice'),
-        ("[{'seed': 1}, {'batch_size': -1}]", 'config.batch_size is -1'),
-        ("[{'seed': 1}, {'network.base.name': 'mpl'}]", "did you mean 'mlp'"),
-        ('[]', 'is empty'),
-    ],
-)
-def test_wrong_sweeps_start_nothing(sweep, says, tmp_path):
-  code, said = run(write_config(tmp_path, sweep), tmp_path / 'sweep')
-  assert code == 1 and says in said, said
-  assert 'Traceback' not in said
-  assert not (tmp_path / 'sweep').exists()
+# What sweep() returns -> what is said of it.
+WRONG = {
+    "[{'seed': 1}, {'sede': 2}]": "did you mean 'seed'",
+    "[{'seed': 1}, {'seed': 1}]": 'twice',
+    "[{'seed': 1}, {'batch_size': -1}]": 'config.batch_size is -1',
+    "[{'seed': 1}, {'network.base.name': 'mpl'}]": "did you mean 'mlp'",
+    '[]': 'is empty',
+}
 
 
+def test_wrong_sweeps_start_nothing(tmp_path):
+  configs = {
+      tiny.ROOT / 'configs' / 'digits_base.py': 'defines no sweep()',
+      tmp_path / 'nowhere.py': 'there is no such file',
+  }
+  for number, (sweep, says) in enumerate(WRONG.items()):
+    configs[write_config(tmp_path, sweep, f'config_{number}.py')] = says
+  workdir = tmp_path / 'sweep'
+  answers = commands.answers(
+      (tmp_path, [SCRIPT, f'--config={config}', f'--workdir={workdir}'])
+      for config in configs
+  )
+  for says, (code, said) in zip(configs.values(), answers):
+    assert code == 1 and says in said, said
+    assert 'Traceback' not in said
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
 def test_other_steps_are_another_result(tmp_path):
   config, workdir = write_config(tmp_path, "[{'seed': 1}]"), tmp_path / 'sweep'
   assert run(config, workdir)[0] == 0
@@ -170,12 +193,15 @@ def test_other_steps_are_another_result(tmp_path):
   assert '0 of 1 runs are finished' in said and 'Finished seed=1' in said
   # All is there but the plot, and the table says so.
   assert code == 1 and 'Traceback' not in said
-  assert re.search(r"--metric=nlll: the results have \[.*'nll'", said), said
+  assert re.search(r"metric nlll: the results have \[.*'nll'", said), said
   with (workdir / 'sweep.csv').open() as file:
     assert [row['step'] for row in csv.DictReader(file)] == ['4']
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    'number',
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_a_sweep_that_is_stopped_saves(number, tmp_path):
   sweep = "[{'seed': 1}, {'seed': 2}]"
   config, workdir = write_config(tmp_path, sweep), tmp_path / 'sweep'
@@ -196,13 +222,66 @@ def test_a_sweep_that_is_stopped_saves(number, tmp_path):
   assert not (workdir / 'seed=2').exists()
 
 
-def test_configs_without_a_sweep(tmp_path):
-  for config, says in (
-      (tiny.ROOT / 'configs' / 'digits_base.py', 'defines no sweep()'),
-      (tmp_path / 'nowhere.py', 'there is no such file'),
-  ):
-    code, said = run(config, tmp_path / 'sweep')
-    assert code == 1 and says in said, said
+FILE = 'from tests import tiny\n'
+
+
+@pytest.mark.parametrize(
+    'name, text, variant, says',
+    [
+        ('none.py', None, '', 'there is no such file'),
+        ('text.txt', FILE, '', 'is not a Python file'),
+        ('broken.py', 'def get_config(:', '', r'is not Python: .*line 1'),
+        ('empty.py', FILE, '', r'defines no get_config\(\)'),
+        ('c.py', 'def get_config():\n  pass', ':a', r'takes no variant.*'),
+        ('c.py', 'def get_config(arg):\n  pass', '', 'takes a variant'),
+        ('c.py', 'def get_config():\n  pass', '', 'returns None; .*ConfigDict'),
+        ('c.py', 'import nowhere_at_all', '', 'nowhere_at_all'),
+    ],
+)
+def test_config_files_that_are_none(name, text, variant, says, tmp_path):
+  path = tmp_path / name
+  if text is not None:
+    path.write_text(text)
+  error = ModuleNotFoundError if 'nowhere' in says else ValueError
+  with pytest.raises(error, match=says):
+    load_config(f'{path}{variant}')
+
+
+def test_config_files_take_variants(tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text(f'{FILE}def get_config(arg="1"):\n  return tiny.epinet('
+                  'seed=int(arg))\n')
+  assert load_config(str(path)).seed == 1
+  assert load_config(f'{path}:23').seed == 23
+
+
+@pytest.mark.parametrize('holdout, own', [(0.0, 'test'), (0.2, 'validation')])
+def test_rows_of_several_evaluations(holdout, own, tmp_path):
+  config = tiny.epinet(**{'dataset.holdout': holdout})
+  runs = []
+  for seed in range(3):
+    changed = tiny.changed(config, {'seed': seed})
+    workdir = epath.Path(tmp_path / f'seed={seed}')
+    runs.append(sweeps.Run({'seed': seed}, changed, workdir))
+    if seed == 2:
+      continue  # is not finished
+    workdir.mkdir()
+    (workdir / 'config.json').write_text(changed.to_json())
+    models = {'base': {'nll': 2.0 + seed}, 'enn': {'nll': 1.0 + seed}}
+    results = {'step': 4, own: models, 'far_away': {'enn': {'nll': 7.0}}}
+    (workdir / 'results.json').write_text(json.dumps(results))
+  rows = sweeps.read_rows(runs)
+  assert rows == [
+      {'seed': seed, 'step': 4, 'split': own, 'base_nll': 2.0 + seed,
+       'enn_nll': 1.0 + seed, 'far_away_enn_nll': 7.0}
+      for seed in range(2)
+  ]  # fmt: skip
+  for metric in ('nll', 'far_away.nll'):
+    path = tmp_path / f'{metric}.png'
+    sweeps.plot(rows, ['seed'], metric, path)
+    assert path.read_bytes().startswith(b'\x89PNG')
+  with pytest.raises(ValueError, match=r"\['far_away\.nll', 'nll'\]"):
+    sweeps.plot(rows, ['seed'], 'far.nll', tmp_path / 'no.png')
 
 
 def test_plot(tmp_path):
@@ -212,7 +291,7 @@ def test_plot(tmp_path):
       for kind in ('x', 'y')
       for seed in (0, 1)
   ]
-  draw(rows, ['a.scale', 'kind', 'seed'], 'nll', tmp_path / 'plot.png')
+  sweeps.plot(rows, ['a.scale', 'kind', 'seed'], 'nll', tmp_path / 'plot.png')
   assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
-  with pytest.raises(ValueError, match=r"--metric=nl: .*\['nll'\]"):
-    draw(rows, ['a.scale'], 'nl', tmp_path / 'plot.png')
+  with pytest.raises(ValueError, match=r"metric nl: .*\['nll'\]"):
+    sweeps.plot(rows, ['a.scale'], 'nl', tmp_path / 'plot.png')

@@ -21,10 +21,7 @@ def test_imagenet_base_and_epinet(tmp_path):
         'image_size': 32,
         'workers': 1,
     }
-    config.network.base.classes = 1000
-    if 'init' in full and full.init is not None:
-      config.init = full.init
-      config.network.classes = config.network.priors.conv.classes = 1000
+    config.init = full.init
     workdir = tmp_path / f'{name}50'
     results[name] = train_and_evaluate(config, workdir)['test']
   base, epinet = results['imagenet_resnet'], results['imagenet_epinet']

@@ -9,13 +9,14 @@ import subprocess
 import sys
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import ml_collections
 
-from flax_enn.checkpoints import Checkpoints
+from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Batch
-from flax_enn.training import default_config
-from flax_enn.training.plan import Plan
+from flax_enn.training import checks, default_config
+from flax_enn.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,8 +28,7 @@ def epinet(**fields) -> ml_collections.ConfigDict:
   config.dataset = {'name': 'two_moons', 'n_train': 64, 'n_test': 24}
   config.network = {
       'name': 'epinet',
-      'base': {'name': 'mlp', 'hiddens': (6,), 'classes': 2},
-      'classes': 2,
+      'base': {'name': 'mlp', 'hiddens': (6,)},
       'features': ('inputs', 'hidden_0'),
       'index_dim': 3,
       'hiddens': (5,),
@@ -43,12 +43,12 @@ def ensemble(**fields) -> ml_collections.ConfigDict:
   """An ensemble with batch norm, priors and bootstrapping, on fake images."""
   config = epinet()
   config.dataset = {'name': 'fake', 'shape': (4, 4, 1), 'classes': 3}
-  member = {'name': 'convnet', 'channels': (2,), 'hidden': 3, 'classes': 3}
+  member = {'name': 'convnet', 'channels': (2,), 'hidden': 3}
   config.network = {
       'name': 'ensemble',
       'member': member,
       'size': 2,
-      'prior': {**member},
+      'priors': {'member': {'name': 'ensemble_prior', 'member': {**member}}},
   }
   config.objectives.data.noise = {'bootstrap': {'name': 'bootstrap'}}
   config.eval.update(num_indices=2, chunk=2)
@@ -66,6 +66,13 @@ def changed(config, fields) -> ml_collections.ConfigDict:
     with section.ignore_type():
       section[name] = value
   return config
+
+
+def built(config) -> Trainer:
+  """All that a config names, checked by shapes; nothing is compiled."""
+  trainer = Trainer.from_config(config)
+  checks.check(trainer)
+  return trainer
 
 
 def abstract_batch(x) -> Batch:
@@ -89,12 +96,12 @@ def files(folder) -> dict[str, str]:
 
 def last_state(config, workdir) -> tuple[list[bytes], int]:
   """Every leaf of the latest checkpoint as bytes, and its step."""
-  plan = Plan.from_config(config)
+  trainer = built(config)
   with (
-      jax.set_mesh(plan.mesh),
-      contextlib.closing(Checkpoints(workdir)) as checkpoints,
+      trainer.use_mesh(),
+      contextlib.closing(Checkpointer(workdir)) as checkpointer,
   ):
-    restored = checkpoints.restore_latest(plan.abstract_state)
+    restored = checkpointer.restore_latest(trainer.abstract_state)
   assert restored is not None
   state, step = restored
   state = state.replace(key=jax.random.key_data(state.key))
@@ -102,9 +109,33 @@ def last_state(config, workdir) -> tuple[list[bytes], int]:
   return [leaf.tobytes() for leaf in leaves], step
 
 
-def environment() -> dict[str, str]:
-  """That of a process with the repository on its path and one device."""
+@contextlib.contextmanager
+def compiled_anew():
+  """Reads nothing from the cache of what was compiled before.
+
+  Its key leaves the names of scopes out: a program that is read from there has
+  those of the source that it was first compiled from.
+  """
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', True)
+    compilation_cache.reset_cache()
+
+
+def environment(devices: int | None = None) -> dict[str, str]:
+  """That of a process with the repository on its path and one device.
+
+  All else is as conftest.py has it, the cache of what was compiled too.
+
+  Args:
+    devices: emulated ones, where the process does not set their number itself.
+  """
   xla_flags = re.sub(r'\S+device_count=\d+', '', os.environ['XLA_FLAGS'])
+  if devices is not None:
+    xla_flags += f' --xla_force_host_platform_device_count={devices}'
   return {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': xla_flags}
 
 

@@ -34,7 +34,7 @@ def create_state(params, collections, step, mesh):
   state = TrainState(
       step=jnp.int32(step),
       key=jax.random.key(step + 7),
-      nonfinite=jnp.int32(-1),
+      first_nonfinite_step=jnp.int32(-1),
       params=params,
       collections=collections,
       opt_state=optax.adamw(1e-3).init(params),

@@ -10,9 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from flax_enn.data import eval_batches, train_batches
 from flax_enn.data.digits import Digits
 from flax_enn.data.tfds_images import TfdsImages
+from flax_enn.likelihoods import Categorical
+from tests.data.reading import (
+    eval_batches,
+    everything,
+    sizes,
+    train_batches,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,13 +26,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   path = str(tmp_path_factory.mktemp('tfds'))
-  Digits(data_dir=path).source('train')
+  Digits(data_dir=path).load('train')
   return path
-
-
-def everything(source):
-  elements = [source[i] for i in range(len(source))]
-  return [np.stack([e[key] for e in elements]) for key in ('x', 'y', 'id')]
 
 
 def test_digits_are_those_of_sklearn(data_dir):
@@ -36,7 +37,7 @@ def test_digits_are_those_of_sklearn(data_dir):
   dataset = Digits(data_dir=data_dir)
   found = []
   for split, size in (('train', 1437), ('test', 360)):
-    x, y, ids = everything(dataset.source(split))
+    x, y, ids = everything(dataset, split)
     assert x.shape == (size, 8, 8, 1) and x.dtype == np.float32
     assert x.min() == 0 and x.max() == 1
     assert ids.tolist() == list(range(size))
@@ -50,7 +51,7 @@ def test_digits_are_those_of_sklearn(data_dir):
 
 def test_digits_come_in_no_order_of_class(data_dir):
   """Neighbours are pairs of a joint prediction."""
-  _, y, _ = everything(Digits(data_dir=data_dir).source('test'))
+  _, y, _ = everything(Digits(data_dir=data_dir), 'test')
   same = np.mean(y[::2] == y[1::2])
   assert 0.03 < same < 0.2
   assert not 0.03 < np.mean(np.sort(y)[::2] == np.sort(y)[1::2]) < 0.2
@@ -60,8 +61,8 @@ def test_digits_are_the_same_when_prepared_again(data_dir, tmp_path):
   again = Digits(data_dir=str(tmp_path))
   for split in ('train', 'test'):
     for a, b in zip(
-        everything(again.source(split)),
-        everything(Digits(data_dir=data_dir).source(split)),
+        everything(again, split),
+        everything(Digits(data_dir=data_dir), split),
     ):
       np.testing.assert_array_equal(a, b)
 
@@ -71,7 +72,7 @@ def test_digits_need_no_tensorflow_and_no_lock(tmp_path):
   program = f"""
 import sys
 from flax_enn.data.digits import Digits
-source = Digits(data_dir={str(tmp_path)!r}).source('train')
+source = Digits(data_dir={str(tmp_path)!r}).load('train')
 total = sum(float(source[i]['x'].sum()) for i in range(len(source)))
 print('result', len(source), round(total), 'tensorflow' in sys.modules)
 """
@@ -97,17 +98,18 @@ print('result', len(source), round(total), 'tensorflow' in sys.modules)
 def test_digits_name_a_folder_they_cannot_write(tmp_path):
   (tmp_path / 'file').write_text('not a folder')
   path = str(tmp_path / 'file')
-  with pytest.raises(ValueError, match=r'config\.dataset\.data_dir'):
-    Digits(data_dir=path).source('train')
+  with pytest.raises(ValueError, match=r'^data_dir is'):
+    Digits(data_dir=path).load('train')
 
 
 def test_tfds_images_read_what_is_prepared(data_dir):
   dataset = TfdsImages(tfds_name='sklearn_digits', data_dir=data_dir)
-  assert (dataset.task, dataset.classes) == ('classification', 10)
-  assert dataset.shape == (8, 8, 1)
+  assert dataset.likelihood == Categorical(10)
+  assert dataset.input_spec.shape == (8, 8, 1)
+  assert dataset.class_names == tuple('0123456789')
   for a, b in zip(
-      everything(dataset.source('test')),
-      everything(Digits(data_dir=data_dir).source('test')),
+      everything(dataset, 'test'),
+      everything(Digits(data_dir=data_dir), 'test'),
   ):
     np.testing.assert_array_equal(a, b)
 
@@ -118,21 +120,20 @@ def test_tfds_images_resize_and_take_parts(data_dir):
       data_dir=data_dir,
       train_split='train[:50%]',
       resize=(4, 6),
-      holdout=0.25,
   )
-  assert dataset.shape == (4, 6, 1)
-  sizes = [len(dataset.source(s)) for s in ('train', 'validation', 'test')]
-  assert abs(sum(sizes[:2]) - 1437 / 2) <= 1 and sizes[2] == 360
-  x, _, _ = everything(dataset.source('test'))
+  assert dataset.input_spec.shape == (4, 6, 1)
+  train, validation, test = sizes(dataset, holdout=0.25)
+  assert abs(train + validation - 1437 / 2) <= 1 and test == 360
+  x, _, _ = everything(dataset, 'test')
   assert x.shape == (360, 4, 6, 1) and 0 <= x.min() < x.max() <= 1
   # A resized image keeps the brightness of what it was cut from.
-  whole, _, _ = everything(Digits(data_dir=data_dir).source('test'))
+  whole, _, _ = everything(Digits(data_dir=data_dir), 'test')
   np.testing.assert_allclose(x.mean(), whole[:, 1:7].mean(), atol=0.03)
 
 
 def test_tfds_images_travel_to_workers(data_dir):
   dataset = TfdsImages(tfds_name='sklearn_digits', data_dir=data_dir)
-  assert dataset.shape == (8, 8, 1)  # what it has cached stays here
+  assert dataset.input_spec.shape == (8, 8, 1)  # what it has cached stays here
   kwargs = {'batch_size': 32, 'seed': 0}
   streams = [
       itertools.islice(train_batches(dataset, workers=w, **kwargs), 2)
@@ -148,7 +149,7 @@ def test_tfds_images_travel_to_workers(data_dir):
     [
         (
             {'tfds_name': 'mnistt'},
-            r"config\.dataset\.tfds_name is 'mnistt'.*close.*'mnist'",
+            r"^tfds_name is 'mnistt'.*close.*'mnist'",
         ),
         (
             {'tfds_name': 'mnist'},
@@ -157,11 +158,11 @@ def test_tfds_images_travel_to_workers(data_dir):
         ),
         (
             {'tfds_name': 'mnist:9.9.9'},
-            r"config\.dataset\.tfds_name is 'mnist:9\.9\.9': .*9\.9\.9",
+            r"^tfds_name is 'mnist:9\.9\.9': .*9\.9\.9",
         ),
         (
             {'tfds_name': 'sklearn_digits', 'test_split': 'validation'},
-            r"config\.dataset\.test_split is 'validation'.*\['test', 'train'\]",
+            r"^test_split is 'validation'.*\['test', 'train'\]",
         ),
     ],
 )
@@ -193,7 +194,7 @@ def test_tfds_images_need_array_record(data_dir, tmp_path):
   )
   said = r'prepared as tfrecord (.|\n)*tfds convert_format .*array_record'
   with pytest.raises(ValueError, match=said):
-    dataset.source('test')
+    dataset.load('test')
 
 
 def test_tfds_images_converted_in_their_place(data_dir, tmp_path):
@@ -206,8 +207,9 @@ def test_tfds_images_converted_in_their_place(data_dir, tmp_path):
           fileFormat='tfrecord', alternativeFileFormats=['array_record']
       ),
   )
-  assert len(dataset.source('test')) == 360
-  assert dataset.source('test')[0]['x'].shape == (8, 8, 1)
+  source = dataset.load('test')
+  assert len(source) == 360
+  assert dataset.preprocess(source[0]['x']).shape == (8, 8, 1)
 
 
 def test_tfds_images_that_vary_need_a_size(data_dir, tmp_path):
@@ -216,5 +218,5 @@ def test_tfds_images_that_vary_need_a_size(data_dir, tmp_path):
     image['shape']['dimensions'][:2] = ['-1', '-1']
 
   dataset = edited(data_dir, tmp_path, 'features.json', vary)
-  with pytest.raises(ValueError, match=r'set config\.dataset\.resize'):
-    dataset.source('test')
+  with pytest.raises(ValueError, match='set resize to'):
+    eval_batches(dataset, 'test', batch_size=1)

@@ -1,27 +1,33 @@
 """The table, the file and the picture of hand-made results."""
 
 import json
-import types
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 
 from flax_enn.evaluation import Results, table, write_results
 from flax_enn.evaluation.report import draw
+from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
+from flax_enn.model import Model
 
 BASE = {'accuracy': 0.5, 'nll': 0.7, 'joint_nll': 7.0, 'ece': 0.0}
 ENN = {'accuracy': 2 / 3, 'nll': 0.7, 'joint_nll': 3.5, 'ece': 0.1}
 
 
-def _results(task='classification', with_base=True, shape=(8, 8, 1), classes=3):
-  rng = np.random.default_rng(0)
+CLASSES = Categorical(3)
+
+
+def _results(likelihood=CLASSES, with_base=True, shape=(8, 8, 1)):
+  rng, classes = np.random.default_rng(0), likelihood.outputs
+  classifies = isinstance(likelihood, Categorical)
   examples = {
       'x': rng.normal(size=(5, *shape)),
       'y': rng.integers(0, classes, 5),
       'id': np.arange(5),
       'disagreement': np.linspace(1, 0, 5),
-      'preds': rng.dirichlet(np.ones(classes), 5),
+      'enn': rng.dirichlet(np.ones(classes), 5),
   }
   values = {'enn': ENN}
   if with_base:
@@ -32,10 +38,8 @@ def _results(task='classification', with_base=True, shape=(8, 8, 1), classes=3):
       'confidence': np.array([0, 2, 5]),
       'correct': np.array([0, 3, 5]),
   }
-  classifies = task == 'classification'
   return Results(
       metrics=values,
-      task=task,
       tau=10,
       calibration=dict.fromkeys(values, bins) if classifies else {},
       disagreement=rng.poisson(2, (2, 30)) if classifies else None,
@@ -60,12 +64,12 @@ def test_table_without_a_base():
 
 
 def test_file_holds_full_precision_in_a_fixed_order(tmp_path):
-  returned = write_results(tmp_path, 300, 'test', _results())
+  returned = write_results(tmp_path, 300, {'test': _results()})
   path = tmp_path / 'results.json'
   expected = {'step': 300, 'test': {'base': BASE, 'enn': ENN}}
   assert json.loads(path.read_text()) == returned == expected
   first = path.read_bytes()
-  write_results(tmp_path, 300, 'test', _results())
+  write_results(tmp_path, 300, {'test': _results()})
   assert path.read_bytes() == first
   assert [p.name for p in tmp_path.iterdir()] == ['results.json']
 
@@ -73,47 +77,70 @@ def test_file_holds_full_precision_in_a_fixed_order(tmp_path):
 def test_file_is_json_where_a_value_is_not_finite(tmp_path):
   results = _results(with_base=False)
   results.metrics['enn'] = {'nll': float('inf'), 'joint_nll': float('nan')}
-  write_results(tmp_path, 1, 'test', results)
+  write_results(tmp_path, 1, {'test': results})
   content = json.loads((tmp_path / 'results.json').read_text())
   assert content['test'] == {'enn': {'nll': None, 'joint_nll': None}}
 
 
+def test_file_holds_several_evaluations_by_name(tmp_path):
+  found = {'test': _results(), 'shifted': _results(with_base=False)}
+  assert write_results(tmp_path, 2, found) == {
+      'step': 2,
+      'test': {'base': BASE, 'enn': ENN},
+      'shifted': {'enn': ENN},
+  }
+
+
 @pytest.mark.parametrize('with_base', [True, False])
 @pytest.mark.parametrize(
-    'task, shape, classes',
+    'likelihood, shape',
     [
-        ('classification', (8, 8, 1), 3),
-        ('classification', (8, 8, 3), 12),
-        ('classification', (2,), 3),
-        ('classification', (7,), 3),
-        ('regression', (1,), 1),
-        ('regression', (4,), 2),
+        (Categorical(3), (8, 8, 1)),
+        (Categorical(12), (8, 8, 3)),
+        (Categorical(3), (2,)),
+        (Categorical(3), (7,)),
+        (Gaussian(1), (1,)),
+        (Gaussian(1, scale=None), (1,)),
+        (TwoHot(-1.0, 1.0, 5), (1,)),
+        (Gaussian(2), (4,)),
     ],
 )
-def test_picture(tmp_path, task, shape, classes, with_base):
+def test_picture(tmp_path, likelihood, shape, with_base):
   """It is drawn for whatever the data are, and it is not blank."""
   rng = np.random.default_rng(0)
   asked = []
 
-  def source(split):
-    assert split == 'train'
-    labels = rng.integers(0, classes, 20)
-    y = labels if task == 'classification' else rng.normal(size=(20, classes))
-    x = rng.normal(size=(20, *shape)).astype(np.float32)
-    return [{'x': a, 'y': b} for a, b in zip(x, y)]
+  def points():
+    y = rng.normal(size=(20, *likelihood.target.shape))
+    if likelihood.target.shape == ():
+      y = rng.integers(0, likelihood.outputs, 20)
+    return rng.normal(size=(20, *shape)).astype(np.float32), y
 
   def predict(x):
     asked.append(x)
-    return rng.dirichlet(np.ones(classes), (6, len(x)))
+    outputs = rng.normal(size=(6, len(x), likelihood.outputs))
+    return jax.tree.map(np.asarray, likelihood.moments(outputs))
 
-  dataset = types.SimpleNamespace(
-      task=task, shape=shape, classes=classes, noise_std=0.1, source=source
-  )
-  results = _results(task, with_base, shape, classes)
-  draw(tmp_path, results, dataset, predict)
-  picture = matplotlib.image.imread(tmp_path / 'report.png')
-  assert picture.shape[0] > 400 and picture.shape[1] > 500
-  assert 0.01 < (picture[..., :3].min(-1) < 0.9).mean() < 0.9
+  model = Model(None, likelihood, jax.ShapeDtypeStruct(shape, np.float32))
+  results = _results(likelihood, with_base, shape)
+  draw(tmp_path, results, model, predict, points)
+  _assert_drawn(tmp_path)
   if len(shape) == 3:
     np.testing.assert_array_equal(asked[0], results.examples['x'])
   assert all(x.shape[1:] == shape for x in asked)
+
+
+@pytest.mark.parametrize('shape', [(2,), (8, 8, 1)])
+def test_picture_of_trees(tmp_path, shape):
+  """Inputs of several arrays, or of one with a name, are not drawn."""
+  model = Model(
+      None, Categorical(3), {'x': jax.ShapeDtypeStruct(shape, np.float32)}
+  )
+  draw(tmp_path, _results(), model, predict=None, points=None)
+  _assert_drawn(tmp_path)
+
+
+def _assert_drawn(folder):
+  picture = matplotlib.image.imread(folder / 'report.png')
+  assert picture.shape[0] > 400 and picture.shape[1] > 500
+  assert 0.01 < (picture[..., :3].min(-1) < 0.9).mean() < 0.9

@@ -10,6 +10,9 @@ Where the two name the same function differently, this is the dictionary:
   zero; here it is in the collection `frozen`, and there is no gradient.
 - enn keeps members on the last axis in its einsum ensembles, on the first in
   its other ones; here it is always the first.
+
+Sizes and layout are those of a case's parameters, options are its arguments;
+those that it leaves out are the defaults of enn's constructors.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flax_enn.core import Output
 from flax_enn.networks.backbones.mlp import MLP
@@ -28,6 +32,9 @@ from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.layers import ProjectedMLP
+from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
+from flax_enn.networks.priors.scaled_prior import ScaledPrior
+from flax_enn.networks.with_prior import WithPrior
 from tests.golden.cases import Case, Params
 
 
@@ -55,9 +62,11 @@ class Converted:
 
   def index(self, z: np.ndarray) -> jax.Array:
     """One or many of enn's indices as ours."""
-    if isinstance(self.network, Ensemble):
-      return jax.nn.one_hot(z, self.network.size)
-    return jnp.asarray(z)
+    if not hasattr(self.network, 'indexer') or not self.network.indexer.size:
+      return jnp.asarray(z)
+    if np.issubdtype(z.dtype, np.unsignedinteger):  # a key that is ignored
+      z = np.zeros(z.shape[:-1], np.int32)
+    return jax.nn.one_hot(z, self.network.indexer.size)
 
 
 def dense(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -70,8 +79,13 @@ def mlp(params: Params, module: str) -> dict[str, Any]:
   return {f'layer_{i}': dense(p) for i, p in enumerate(layers)}
 
 
-def einsum_mlp(params: Params, module: str = 'ensemble_mlp') -> dict[str, Any]:
-  """K MLPs that enn keeps on the last axis."""
+def members(params: Params) -> dict[str, Any]:
+  """K MLPs with a leading axis K, whatever enn's layout of them."""
+  einsum = [m for m in params if m.endswith('/~/ensemble_branch')]
+  if not einsum:
+    (first,) = (m for m in params if m.endswith('/~/linear_0'))
+    return mlp(params, first.removesuffix('/~/linear_0'))
+  module = einsum[0].removesuffix('/~/ensemble_branch')
   later = len([m for m in params if m.startswith(f'{module}/~/linear')])
   modules = ['ensemble_branch', 'linear'][: later + 1]
   modules += [f'linear_{i}' for i in range(1, later)]
@@ -82,6 +96,19 @@ def einsum_mlp(params: Params, module: str = 'ensemble_mlp') -> dict[str, Any]:
       }
       for i, name in enumerate(modules)
   }
+
+
+def hidden_members(case: Case) -> dict[str, Any] | None:
+  """K MLPs that enn has closed over: all at once, or each by itself."""
+  found = [members(case.hidden(tag)) for tag in case.hidden_tags()]
+  if len(found) > 1:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+  return found[0] if found else None
+
+
+def widths(layers: dict[str, Any]) -> list[int]:
+  """Outputs of each layer."""
+  return [layer['bias'].shape[-1] for layer in layers.values()]
 
 
 def projected_mlp(
@@ -119,6 +146,11 @@ def _layers(params: Params, prefix: str) -> list[dict[str, np.ndarray]]:
   return [params[f'{prefix}{i}'] for i in numbers]
 
 
+def index_dim(params: Params, module: str, classes: int) -> int:
+  """D of a network of the index, which emits C·D outputs."""
+  return outputs(params, f'{module}/~/mlp/~/linear_') // classes
+
+
 def exposed(expose_layers: Sequence[bool] | None, hidden: int) -> list[str]:
   """Our names of the features that enn's `ExposedMLP` exposes."""
   layers = [f'hidden_{i}' for i in range(hidden)] + ['logits']
@@ -126,13 +158,16 @@ def exposed(expose_layers: Sequence[bool] | None, hidden: int) -> list[str]:
   return ['inputs', *itertools.compress(layers, chosen)]
 
 
-def epinet_of_mlp(case: Case) -> Converted:
+def epinet_of_mlp(
+    case: Case, expose_layers: Sequence[bool] | None = None
+) -> Converted:
   """`make_mlp_epinet`: a base MLP with an epinet on what it exposes."""
   options, params = case.kwargs, case.params()
   prefix = f'{options["name"]}_' if options.get('name') else ''
   base, head = f'{prefix}base_mlp/~/linear_', f'{prefix}train_epinet'
-  dim = case['z' if 'z' in case else 'in::z'].shape[-1]
-  widths, classes = hiddens(params, base), outputs(params, base)
+  matched = f'{prefix}prior_epinet'
+  sizes, classes = hiddens(params, base), outputs(params, base)
+  dim = index_dim(params, head, classes)
 
   def convert(params):
     return {
@@ -140,14 +175,17 @@ def epinet_of_mlp(case: Case) -> Converted:
         'head': projected_mlp(params, head, dim),
     }
 
-  prior = projected_mlp(params, f'{prefix}prior_epinet', dim)
+  prior = projected_mlp(params, matched, dim)
+  prior_scale = options.get('prior_scale', 1.0)
   network = Epinet(
-      base=MLP(widths, classes),
-      classes=classes,
-      features=exposed(options.get('expose_layers'), len(widths)),
+      base=MLP(sizes, classes),
+      features=exposed(
+          options.get('expose_layers', expose_layers), len(sizes)
+      ),
       index_dim=dim,
       hiddens=hiddens(params, f'{head}/~/mlp/~/linear_'),
-      prior_scale=options.get('prior_scale', 1.0),
+      prior_hiddens=hiddens(params, f'{matched}/~/mlp/~/linear_'),
+      prior_scale=prior_scale,
       # ExposedMLP stops the gradient, whatever make_mlp_epinet was told.
       stop_gradient=True,
   )
@@ -170,7 +208,8 @@ class Given(nn.Module):
 def epinet_on_hidden(case: Case) -> Converted:
   """`MLPEpinetWithPrior`: an epinet on features that are handed to it."""
   options, params = case.kwargs, case.params()
-  dim, classes = options['index_dim'], options['num_classes']
+  classes = options['num_classes']
+  dim = index_dim(params, 'train_epinet', classes)
 
   def convert(params):
     return {'head': projected_mlp(params, 'train_epinet', dim)}
@@ -178,11 +217,10 @@ def epinet_on_hidden(case: Case) -> Converted:
   prior = projected_mlp(params, 'prior_epinet', dim)
   network = Epinet(
       base=Given(classes),
-      classes=classes,
       features=['hidden'] + ['inputs'] * (not options.get('drop_inputs')),
       index_dim=dim,
-      hiddens=options['epinet_hiddens'],
-      prior_hiddens=options.get('prior_epinet_hiddens'),
+      hiddens=hiddens(params, 'train_epinet/~/mlp/~/linear_'),
+      prior_hiddens=hiddens(params, 'prior_epinet/~/mlp/~/linear_'),
       prior_scale=options.get('prior_scale', 1.0),
   )
   frozen = {'prior': {'params': prior}}
@@ -193,36 +231,33 @@ def epinet_on_hidden(case: Case) -> Converted:
 
 def ensemble(case: Case) -> Converted:
   """Ensembles of MLPs, of each of enn's kinds, with and without priors."""
-  params, tags = case.params(), case.hidden_tags()
-  if any(module.startswith('ensemble_mlp') for module in params):
-    member = einsum_mlp
-    priors = [einsum_mlp(case.hidden(tag)) for tag in tags]
-    prior = priors[0] if priors else None
-  else:
-
-    def member(params):
-      return mlp(params, 'mlp')
-
-    priors = [member(case.hidden(tag)) for tag in tags]
-    prior = jax.tree.map(lambda *p: np.stack(p), *priors) if priors else None
-
-  layers = list(member(params).values())
-  sizes = [layer['bias'].shape[-1] for layer in layers]
-  net = MLP(sizes[:-1], sizes[-1], case.kwargs.get('activation', 'relu'))
-  network = Ensemble(
-      member=net,
-      size=len(layers[0]['bias']),
-      prior=None if prior is None else net.clone(),
-      prior_scale=case.kwargs.get('prior_scale', 1.0),
-  )
 
   def convert(params):
-    return {'member': member(params)}
+    return {'member': members(params)}
 
-  variables = {'params': convert(params)}
-  if prior is not None:
-    variables['frozen'] = {'priors': {'params': prior}}
+  layers = members(case.params())
+  *hidden, classes = widths(layers)
+  net = MLP(hidden, classes, case.kwargs.get('activation', 'relu'))
+  network = Ensemble(net, size=len(layers['layer_0']['bias']))
+  variables = {'params': convert(case.params())}
+  if prior := hidden_members(case):
+    scale = case.kwargs.get('prior_scale', 1.0)
+    random = ScaledPrior(EnsemblePrior(net.clone()), scale)
+    network = WithPrior(network, {'member': random})
+    of_members = {'params': {'member': prior}}
+    variables['frozen'] = {'prior_member': of_members}
   return Converted(network, convert, variables, jnp.asarray(case['in::x']))
+
+
+def bert_head(case: Case) -> Converted:
+  """`make_head_enn`: an epinet of the inputs alone, or an ensemble."""
+  agent = case.kwargs['agent']
+  if agent == 'ensemble':
+    return ensemble(case)
+  if agent == 'epinet':
+    layers = len(hiddens(case.params(), 'base_mlp/~/linear_')) + 1
+    return epinet_of_mlp(case, expose_layers=[False] * layers)
+  pytest.skip(f'there is no network yet for the head {agent!r}')
 
 
 def exposed_mlp(case: Case) -> Converted:
@@ -231,22 +266,25 @@ def exposed_mlp(case: Case) -> Converted:
   def convert(params):
     return {'base': mlp(params, 'exposed_mlp')}
 
-  sizes = case.kwargs['output_sizes']
-  network = Deterministic(base=MLP(sizes[:-1], sizes[-1]))
-  variables = {'params': convert(case.params())}
+  params = convert(case.params())
+  *hidden, classes = widths(params['base'])
+  network = Deterministic(base=MLP(hidden, classes))
+  variables = {'params': params}
   return Converted(network, convert, variables, jnp.asarray(case['in::x']))
 
 
 def projected(case: Case) -> Converted:
   """`ProjectedMLP` by itself."""
-  options = case.kwargs
-  dim, concat = options['index_dim'], options.get('concat_index', True)
+  options, params, module = case.kwargs, case.params(), 'projected_mlp'
+  dim = index_dim(params, module, options['final_out'])
+  concat = options.get('concat_index', True)
 
   def convert(params):
-    return projected_mlp(params, 'projected_mlp', dim, concat)
+    return projected_mlp(params, module, dim, concat)
 
-  network = ProjectedMLP(options['hidden_sizes'], options['final_out'], concat)
-  variables = {'params': convert(case.params())}
+  sizes = hiddens(params, f'{module}/~/mlp/~/linear_')
+  network = ProjectedMLP(sizes, options['final_out'], concat)
+  variables = {'params': convert(params)}
   return Converted(network, convert, variables, jnp.asarray(case['in::x']))
 
 
@@ -256,6 +294,7 @@ NETWORKS = {
     'enn.networks.ExposedMLP': exposed_mlp,
     'enn.networks.epinet.make_mlp_epinet': epinet_of_mlp,
     'enn.networks.epinet.MLPEpinetWithPrior': epinet_on_hidden,
+    'enn.networks.bert.make_head_enn': bert_head,
     'enn.networks.Ensemble': ensemble,
     'enn.networks.MLPEnsembleMatchedPrior': ensemble,
     'enn.networks.make_einsum_ensemble_mlp_enn': ensemble,
@@ -265,5 +304,6 @@ NETWORKS = {
 
 def network_of_loss(case: Case) -> Converted:
   """The network a loss was recorded with: an epinet, or an ensemble."""
-  kind = epinet_of_mlp if 'base_mlp/~/linear_0' in case.params() else ensemble
+  is_epinet = 'base_mlp/~/linear_0' in case.params()
+  kind = epinet_of_mlp if is_epinet else ensemble
   return kind(case)

@@ -93,9 +93,9 @@ def average(ours, objective, batch, params, indices):
   def at(index):
     seen = batch
     for noise in objective.noise:
-      seen = noise(seen, index)
-    out, variables = ours.apply(params, index), {'params': params}
-    return (objective.loss(out, seen, index, variables) * seen.weight).mean()
+      seen = noise(seen, index, ours.network.indexer)
+    losses = objective.loss(ours.apply(params, index), seen, index=index)
+    return (losses * seen.weight).mean()
 
   return over_index(at, indices).mean()
 
@@ -118,7 +118,6 @@ def test_golden_loss_and_gradients(name):
       case, isinstance(recipe.loss, losses.Xent), weighted=not bootstrap
   )
   objective = losses.Objective(recipe.loss, noise=[noise] if noise else [])
-  objective = objective.bind(ours.network.indexer)
   if recipe.num_indices:
     indices = sample(
         ours.network.indexer, case['in::key'], recipe.num_indices
@@ -130,7 +129,7 @@ def test_golden_loss_and_gradients(name):
     total = average(ours, objective, batch, params, indices)
     if recipe.penalty:
       variables = {**ours.variables, 'params': params}
-      total += recipe.penalty(None, batch, None, variables)
+      total += recipe.penalty(None, batch, variables=variables)
     return total
 
   grad = jax.jit(jax.value_and_grad(value))
@@ -140,14 +139,13 @@ def test_golden_loss_and_gradients(name):
   jax.tree.map(cases.assert_close, grads, recorded)
 
 
-# Network of the recorded run, its loss, noise and indices per step.
+# The recorded run, its loss and noise.
 RUNS = {
     'training/matched_prior_ensemble_l2_bootstrap': (
         losses.L2(),
-        10,
         losses.Bootstrap('bernoulli', seed=3),
     ),
-    'training/epinet_mlp_xent': (losses.Xent(), 5, None),
+    'training/epinet_mlp_xent': (losses.Xent(), None),
 }
 
 
@@ -155,11 +153,11 @@ RUNS = {
 def test_golden_training(name):
   """25 steps of Adam on the whole batch, with the recorded keys."""
   case = cases.load_case(name)
-  loss, num_indices, noise = RUNS[name]
+  loss, noise = RUNS[name]
+  num_indices = case.kwargs['num_index_samples']
   ours = convert.network_of_loss(case)
   batch = make_batch(case, isinstance(loss, losses.Xent), weighted=not noise)
   objective = losses.Objective(loss, noise=[noise] if noise else [])
-  objective = objective.bind(ours.network.indexer)
   tx = optax.adam(1e-2)
 
   @jax.jit

@@ -20,23 +20,16 @@ def conv_prior(params: cases.Params) -> tuple[ConvPrior, dict[str, Any]]:
     tree[f'kernel_{i}'] = params[module]['w']
     tree[f'bias_{i}'] = params[module]['b']
   of_cifar = tree['kernel_0'].shape[1] == 5
-  prior = ConvPrior(
-      classes=last['b'].shape[-1],
-      size=len(last['b']),
-      **(CIFAR | {'resize': 32} if of_cifar else {}),
-  )
-  return prior, tree
+  return ConvPrior(**(CIFAR | {'resize': 32} if of_cifar else {})), tree
 
 
 def pooled_mlp_prior(params: cases.Params) -> tuple[MLPPrior, dict[str, Any]]:
   """`make_imagenet_mlp_prior`."""
-  layers = convert.einsum_mlp(params).values()
+  layers = convert.members(params)
   tree = {}
-  for i, layer in enumerate(layers):
+  for i, layer in enumerate(layers.values()):
     tree |= {f'kernel_{i}': layer['kernel'], f'bias_{i}': layer['bias']}
-  *hiddens, classes = [layer['bias'].shape[-1] for layer in layers]
-  size = len(tree['bias_0'])
-  return MLPPrior(hiddens, classes, size, pool=(10, 5)), tree
+  return MLPPrior(convert.widths(layers)[:-1], pool=(10, 5)), tree
 
 
 PRIORS = {
@@ -54,7 +47,10 @@ NAMES = cases.names(
 @pytest.mark.parametrize('name', NAMES)
 def test_golden_priors(name):
   case = cases.load_case(name)
-  prior, params = PRIORS[case.meta['ctor']](case.hidden('0'))
-  basis = prior.apply({'params': params}, jnp.asarray(case['in::x']))
+  (tag,) = case.hidden_tags()
+  prior, params = PRIORS[case.meta['ctor']](case.hidden(tag))
+  classes, size = case.kwargs['num_classes'], case.kwargs['num_ensemble']
+  x = jnp.asarray(case['in::x'])
+  basis = prior.apply({'params': params}, x, classes, size)
   out = jnp.einsum('bcd,nd->nbc', basis, case['z'])
   cases.assert_close(out, case['out::array'])

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn.core import Output
 from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import BatchNorm
+from flax_enn.networks.priors.scaled_prior import ScaledPrior
+from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
-from tests.golden import cases
+from tests.golden import cases, convert
 from tests.golden.convert import dense, projected_mlp
 from tests.golden.test_golden_priors import conv_prior
 
@@ -109,10 +110,6 @@ def one(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def depth(case: cases.Case) -> int:
-  return int(re.search(r'\d+', case.kwargs['config'])[0])
-
-
 @functools.cache
 def resnet(name: str) -> tuple[cases.Case, Ensemble, dict[str, Any], bool]:
   """The case, its network and variables, and whether it takes the batch's own
@@ -120,13 +117,15 @@ def resnet(name: str) -> tuple[cases.Case, Ensemble, dict[str, Any], bool]:
   case = cases.load_case(name)
   options = case.kwargs
   of_batch = options['is_training'] or options.get('test_local_stats', False)
-  member = ResNet(options['num_output_classes'], depth(case))
+  params = case.params()
+  size, classes = params['res_net/~/final_fc']['b'].shape
+  member = ResNet(classes, depth_of(params))
   of = 'hidden' if options['is_training'] else 'average'
   variables = {
-      'params': {'member': resnet_params(case.params())},
+      'params': {'member': resnet_params(params)},
       'batch_stats': {'member': resnet_statistics(case.state(), of)},
   }
-  return case, Ensemble(member, options['num_ensemble']), variables, of_batch
+  return case, Ensemble(member, size), variables, of_batch
 
 
 @pytest.mark.parametrize('name', RESNETS)
@@ -161,25 +160,27 @@ def test_golden_resnets(name):
 def test_golden_features(name):
   case, network, variables, of_batch = resnet(name)
   recorded = {
-      k.removeprefix('out::extra::'): v[0]
+      k.removeprefix('out::extra::'): v
       for k, v in case.arrays.items()
       if k.startswith('out::extra::')
   }
-  if network.size > 1:
-    pytest.skip('features of more than one member were recorded')
-  variables = {k: one(v['member']) for k, v in variables.items()}
   apply = jax.jit(
       functools.partial(
           network.member.apply, train=of_batch, mutable=['batch_stats']
       )
   )
-  (_, features), _ = apply(variables, jnp.asarray(case['in::x']))
   names = {'final_out': 'pooled'}
-  for name, value in recorded.items():
-    feature = names.get(name) or name.replace('hidden', 'block')
-    cases.assert_close(
-        features[feature], value, TRAIN if of_batch else EVAL
-    )
+  for n, chosen in enumerate(case['z'][: network.size]):
+    own = {
+        k: jax.tree.map(lambda leaf, k=chosen: leaf[k], v['member'])
+        for k, v in variables.items()
+    }
+    (_, features), _ = apply(own, jnp.asarray(case['in::x']))
+    for name, value in recorded.items():
+      feature = names.get(name) or name.replace('hidden', 'block')
+      cases.assert_close(
+          features[feature], value[n], TRAIN if of_batch else EVAL
+      )
 
 
 @pytest.mark.parametrize(
@@ -238,82 +239,99 @@ def test_drawn_prior_is_the_recorded_one():
   jax.tree.map(cases.assert_close, drawn_cifar_prior(4, 5), recorded)
 
 
-def epinet(case: cases.Case) -> tuple[Epinet, dict[str, Any], bool]:
-  """An epinet on a ResNet, its variables, and whether its base is frozen."""
-  options = {'freeze_base': True, **case.kwargs}
+# Of the configs in `enn/checkpoints`, where a case leaves them out.
+CONFIGS = {
+    'cifar10': {'epi_prior_scale': 4.0, 'add_prior_scale': 0.0},
+    'cifar100': {'epi_prior_scale': 0.5, 'add_prior_scale': 0.5},
+    'imagenet': {'base_logits_scale': 1.25, 'add_prior_scale': 1.0},
+}
+# Depth by the version of the blocks and their number.
+DEPTHS = {('v1', 6): 18, ('v2', 16): 50, ('v2', 33): 101}
+
+
+def config_of(case: cases.Case) -> dict[str, Any]:
+  """The options of an epinet on a ResNet."""
+  name = re.search(r'cifar100?|imagenet', case.name + case.meta['ctor'])
+  options = {'freeze_base': True, 'base_logits_scale': 1.0}
+  options |= {'epi_prior_scale': 1.0, **CONFIGS[name[0]], **case.kwargs}
+  if 'prior_fn_ctor=None' in case.meta['ctor']:
+    options['add_prior_scale'] = 0.0
+  return options
+
+
+def depth_of(params: cases.Params) -> int:
+  blocks = {m[0] for k in params if (m := re.search(r'res_block_v\d[^/]*', k))}
+  (version,) = {re.search(r'v\d', block)[0] for block in blocks}
+  return DEPTHS[version, len(blocks)]
+
+
+def epinet(case: cases.Case) -> convert.Converted:
+  """An epinet on a ResNet."""
+  options, params = config_of(case), case.params()
   hidden = {tag: case.hidden(tag) for tag in case.hidden_tags()}
   frozen = options['freeze_base']
-  base = hidden['base'] if frozen else {**case.params(), **case.state()}
+  base = hidden['base'] if frozen else {**params, **case.state()}
   base = {k: v for k, v in base.items() if k.startswith('res_net/')}
-  params = resnet_params({k: v for k, v in base.items() if 'ema' not in k})
-  statistics = resnet_statistics(
-      {k: v for k, v in base.items() if 'ema' in k}, 'average'
-  )
-  head = {k: v for k, v in case.params().items() if 'epinet' in k}
-  dim = case['z'].shape[-1]
-  classes = case['out::preds'].shape[-1]
-  net = ResNet(classes, int(re.search(r'resnet(\d+)', case.name)[1]))
-  variables = {
-      'params': {'head': projected_mlp(head, 'train_epinet', dim)},
-      'frozen': {
-          'prior': {'params': projected_mlp(head, 'prior_epinet', dim)}
-      },
-  }
+  kernels = {k: v for k, v in base.items() if 'ema' not in k}
+  averages = {k: v for k, v in base.items() if 'ema' in k}
+  statistics = one(resnet_statistics(averages, 'average'))
+  classes = base['res_net/~/final_fc']['b'].shape[-1]
+  dim = convert.index_dim(params, 'train_epinet', classes)
+
+  def converted(params):
+    own = {'head': projected_mlp(params, 'train_epinet', dim)}
+    if not frozen:
+      res_net = {k: v for k, v in params.items() if k.startswith('res_net/')}
+      own['base'] = one(resnet_params(res_net))
+    return own
+
+  matched = {'params': projected_mlp(params, 'prior_epinet', dim)}
+  variables = {'params': converted(params), 'frozen': {'prior': matched}}
   if frozen:
-    variables['frozen']['base'] = one(
-        {'params': params, 'batch_stats': statistics}
-    )
+    variables['frozen']['base'] = {
+        'params': one(resnet_params(kernels)), 'batch_stats': statistics
+    }
   else:
-    variables['params']['base'] = one(params)
-    variables['batch_stats'] = {'base': one(statistics)}
-  priors = None
-  if options.get('add_prior_scale'):
-    recorded = hidden.get('0') or hidden.get('prior')
-    prior, kernels = conv_prior(recorded or drawn_cifar_prior(dim, classes))
-    prior = prior.clone(scale=options['add_prior_scale'])
-    priors = {'image': prior}
-    variables['frozen']['prior_image'] = {'params': kernels}
+    variables['batch_stats'] = {'base': statistics}
+  net = ResNet(classes, depth_of(kernels))
   network = Epinet(
       base=Frozen(net) if frozen else net,
-      classes=classes,
       features=('pooled',),
       index_dim=dim,
-      hiddens=(50,),
-      base_scale=options.get('base_logits_scale', 1.0),
-      prior_scale=options.get('epi_prior_scale', 1.0),
-      priors=priors,
+      hiddens=convert.hiddens(params, 'train_epinet/~/mlp/~/linear_'),
+      prior_hiddens=convert.hiddens(params, 'prior_epinet/~/mlp/~/linear_'),
+      base_scale=options['base_logits_scale'],
+      prior_scale=options['epi_prior_scale'],
       stop_gradient=frozen,
   )
-  return network, variables, frozen
+  if scale := options['add_prior_scale']:
+    recorded = [v for tag, v in hidden.items() if tag != 'base']
+    drawn = recorded or [drawn_cifar_prior(dim, classes)]
+    prior, weights = conv_prior(drawn[0])
+    network = WithPrior(network, {'image': ScaledPrior(prior, scale)})
+    variables['frozen']['prior_image'] = {'params': weights}
+  x = jnp.asarray(case['in::x'])
+  return convert.Converted(network, converted, variables, x)
 
 
 @pytest.mark.parametrize('name', EPINETS)
 def test_golden_epinets_of_resnets(name):
   case = cases.load_case(name)
-  network, variables, frozen = epinet(case)
-  x = jnp.asarray(case['in::x'])
-
-  def apply(params, index) -> Output:
-    return network.apply({**variables, 'params': params}, x, index)
-
-  out = jax.jit(lambda p, z: over_index(functools.partial(apply, p), z))(
-      variables['params'], jnp.asarray(case['z'])
+  found = epinet(case)
+  out = jax.jit(lambda p, z: over_index(functools.partial(found.apply, p), z))(
+      found.variables['params'], jnp.asarray(case['z'])
   )
   for kind in ('train', 'prior', 'preds'):
     cases.assert_close(getattr(out, kind), case[f'out::{kind}'], EVAL)
   if recorded := case.tree('grads'):
+    z = case['z'][0]
     got = jax.jit(
-        jax.grad(
-            lambda p: (apply(p, case['z'][0]).preds * case['in::cot']).mean()
-        )
-    )(variables['params'])
-    dim = case['z'].shape[-1]
-    expected = {'head': projected_mlp(recorded, 'train_epinet', dim)}
-    if not frozen:
-      base = {k: v for k, v in recorded.items() if k.startswith('res_net/')}
-      expected['base'] = one(resnet_params(base))
+        jax.grad(lambda p: (found.apply(p, z).preds * case['in::cot']).mean())
+    )(found.variables['params'])
     jax.tree.map(
-        functools.partial(cases.assert_close, rtol=EVAL), got, expected
+        functools.partial(cases.assert_close, rtol=EVAL),
+        got,
+        found.convert(recorded),
     )
 
 

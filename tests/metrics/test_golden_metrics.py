@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flax_enn import metrics
+from flax_enn.likelihoods import Categorical
 from tests.golden.cases import load_case
 
 CASE = 'metrics/all'
@@ -20,9 +21,10 @@ def _inputs(case):
 
 @functools.partial(jax.jit, static_argnames=('tau', 'num_bins'))
 def _compute(logits, y, tau=10, num_bins=15):
-  moments = metrics.ClassificationMoments.zeros(*logits.shape[1:], tau)
-  return metrics.Classification.single_from_model_output(
-      moments=moments.update(logits, y),
+  likelihood = Categorical(logits.shape[-1])
+  stats = metrics.PredictiveStats.zeros(likelihood, len(y), tau)
+  return metrics.collection(likelihood.metrics).single_from_model_output(
+      predictive=stats.update(likelihood, logits, y),
       y=y,
       mask=jnp.ones(len(y)),
       num_bins=num_bins,
