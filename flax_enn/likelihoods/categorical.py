@@ -72,9 +72,9 @@ class Categorical(Likelihood):
   def init_stats(self, batch_size: int) -> 'CategoricalStats':
     return CategoricalStats(
         log_total=jnp.asarray(-jnp.inf),
+        likelihood=self,
         probs=jnp.zeros((batch_size, self.classes)),
         entropy=jnp.zeros(batch_size),
-        temperature=self.temperature,
     )
 
   def check_targets(self, y: np.ndarray) -> tuple[np.ndarray, str]:
@@ -87,17 +87,17 @@ class CategoricalStats(Stats):
 
   Attributes:
     log_total: `[]` log of the sum of the weights.
+    likelihood: of the outputs.
     probs: `[B, C]` mean over z of `p(c | x, z)`.
     entropy: `[B]` mean over z of the entropy of `p(· | x, z)`, in nats.
-    temperature: of the likelihood.
   """
 
+  likelihood: Categorical = struct.field(pytree_node=False)
   probs: jax.Array
   entropy: jax.Array
-  temperature: float = struct.field(pytree_node=False, default=1.0)
 
   def update(self, outputs: jax.Array, log_weights: jax.Array) -> Self:
-    probs = jax.nn.softmax(promote_to_float32(outputs) / self.temperature)
+    probs, _ = self.likelihood.moments(outputs)
     total, old, new = running(self.log_total, log_weights)
     return self.replace(
         log_total=total,
