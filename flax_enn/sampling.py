@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+from jax.extend import core
 
 from flax_enn import sharding
 
@@ -45,10 +46,9 @@ def reduce_over_index(
 ) -> Carry:
   """Folds `fn` over `[N, ...]` indices; only `chunk` results exist at once.
 
-  For evaluation and inference. What does not depend on the index still runs
-  once: XLA moves it out of the loop over chunks, which a test holds it to.
-  (Training maps all its indices at once: chunks
-  of a gradient would repeat the base's backward pass.)
+  For evaluation and inference. What does not depend on the index runs once,
+  before the loop over chunks. (Training maps all its indices at once: chunks of
+  a gradient would repeat the base's backward pass.)
 
   Args:
     fn: function of one index.
@@ -66,6 +66,7 @@ def reduce_over_index(
   if chunk < 1:
     raise ValueError(f'chunk is {chunk}; it must be at least 1')
   n = len(jax.tree.leaves(indices)[0])
+  fn = _hoist(fn, jax.tree.map(lambda leaf: leaf[0], indices))
   full = n - n % chunk
   carry = init
   if full:
@@ -79,3 +80,44 @@ def reduce_over_index(
     rest = jax.tree.map(lambda leaf: leaf[full:], indices)
     carry = reduce(carry, over_index(fn, rest))
   return carry
+
+
+def _hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
+  """Computes now what `fn` computes whatever the index; returns the rest of it.
+
+  XLA cannot be relied on for this: it moves convolutions out of a loop on CPUs
+  and leaves them in it on GPUs. What is inside a `jax.jit` or another loop of
+  `fn` is hoisted whole or not at all.
+
+  Args:
+    fn: function of one index.
+    index: one index, for its shapes.
+  """
+  closed, result = jax.make_jaxpr(fn, return_shape=True)(index)
+  jaxpr, treedef = closed.jaxpr, jax.tree.structure(result)
+  dependent, once, rest = set(jaxpr.invars), [], []
+  for equation in jaxpr.eqns:
+    inputs = _variables(equation.invars)
+    if equation.effects or not dependent.isdisjoint(inputs):
+      dependent.update(equation.outvars)
+      rest.append(equation)
+    else:
+      once.append(equation)
+  used = [v for e in rest for v in _variables(e.invars)]
+  used += _variables(jaxpr.outvars)
+  shared = [v for v in dict.fromkeys(used) if v not in dependent]
+  names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+  before = jaxpr.replace(
+      invars=[], outvars=shared, eqns=once, debug_info=names
+  )
+  values = core.jaxpr_as_fun(core.ClosedJaxpr(before, closed.consts))()
+  after = core.jaxpr_as_fun(
+      core.ClosedJaxpr(jaxpr.replace(constvars=shared, eqns=rest), values)
+  )
+  return lambda index: jax.tree.unflatten(
+      treedef, after(*jax.tree.leaves(index))
+  )
+
+
+def _variables(atoms: Any) -> list[Any]:
+  return [atom for atom in atoms if not isinstance(atom, core.Literal)]

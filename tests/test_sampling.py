@@ -194,6 +194,34 @@ def test_reduce_over_index_never_holds_all_results(n):
   np.testing.assert_allclose(mean_of_many(indices), np.tanh(DIM), rtol=1e-5)
 
 
+def test_what_is_free_of_the_index_runs_once_before_the_loop():
+  """In the program itself: XLA for GPUs moves no convolution out of a loop."""
+
+  def base(x):
+    return jax.nn.relu(x @ jnp.ones((WIDTH, DIM)))
+
+  def mean(x, indices):
+    return reduce_over_index(
+        lambda z: jnp.tanh(base(x) @ z),
+        indices,
+        init=jnp.zeros(SIZE),
+        reduce=lambda carry, results: carry + results.sum(0) / len(indices),
+        chunk=CHUNK,
+    )
+
+  x = jnp.linspace(-1, 1, SIZE * WIDTH).reshape(SIZE, WIDTH)
+  indices = jax.random.normal(KEY, (4 * CHUNK, DIM))
+  jaxpr = jax.make_jaxpr(mean)(x, indices).jaxpr
+  (loop,) = (e for e in jaxpr.eqns if e.primitive.name == 'scan')
+  everywhere, within = (
+      [e.primitive.name for e in equations(inner)].count('dot_general')
+      for inner in (jaxpr, loop.params['jaxpr'].jaxpr)
+  )
+  assert (everywhere, within) == (2, 1)  # the base's is not in the loop
+  expected = np.tanh(base(x) @ indices.T).mean(1)
+  np.testing.assert_allclose(mean(x, indices), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_memory_is_flat_in_the_number_of_indices():
   def temporaries(n):
     compiled = jax.jit(mean_of_many).lower(jnp.ones((n, DIM))).compile()
