@@ -1,6 +1,6 @@
 """Peak memory of an evaluation with few indices, and with many.
 
-  python benchmarks/evaluation_memory.py
+  python -m benchmarks.evaluation_memory
 
 The head is that of the ImageNet epinet, with its matched prior. The base is one
 frozen layer as wide as a ResNet's features, and the images are noise. Every
@@ -21,9 +21,10 @@ from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 
-from flax_enn import data
+from flax_enn.data import Loader
 from flax_enn.data.fake import Fake
-from flax_enn.evaluation import Evaluator
+from flax_enn.evaluation.scorer import Scorer
+from flax_enn.model import Model
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
@@ -36,6 +37,7 @@ _BATCH_SIZE = flags.DEFINE_integer('batch_size', 256, 'Examples in a batch.')
 _BATCHES = flags.DEFINE_integer('batches', 3, 'Batches to evaluate.')
 _SIDE = flags.DEFINE_integer('side', 32, 'Side of the square images in pixels.')
 
+_SELF = ('-m', 'benchmarks.evaluation_memory')
 CLASSES = 1000
 FEATURES = 2048
 
@@ -61,15 +63,18 @@ def measure(num_indices: int) -> tuple[float, float, float]:
   keys = {'params': jax.random.key(0), 'frozen': jax.random.key(1)}
   x, index = jnp.zeros((1, *dataset.shape)), jnp.zeros(network.index_dim)
   variables = jax.block_until_ready(jax.jit(network.init)(keys, x, index))
-  evaluator = Evaluator(
-      network=network,
-      dataset=dataset,
+  spec = dataset.spec
+  scorer = Scorer(
+      model=Model(network, spec.likelihood, spec.input_spec),
+      batch_size=_BATCH_SIZE.value,
       num_indices=num_indices,
       chunk=_CHUNK.value,
   )
   before, start = _peak(), time.monotonic()
-  batches = data.eval_batches(dataset, 'test', batch_size=_BATCH_SIZE.value)
-  evaluator(variables, batches, jax.random.key(2))
+  batches = Loader().eval_batches(
+      dataset, 'test', spec, batch_size=_BATCH_SIZE.value
+  )
+  scorer(variables, batches, jax.random.key(2))
   return before, _peak(), time.monotonic() - start
 
 
@@ -79,7 +84,7 @@ def _peak() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   """Measures in this process, or each number of indices in one of its own."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
@@ -92,7 +97,7 @@ def main(argv):
   peaks = []
   for number in _NUM_INDICES.value:
     said = subprocess.run(
-        [sys.executable, __file__, *sys.argv[1:], f'--num_indices={number}'],
+        [sys.executable, *_SELF, *sys.argv[1:], f'--num_indices={number}'],
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,7 +1,7 @@
 """Images a second of the JPEG training pipeline, and where the time goes.
 
-  python benchmarks/jpeg_pipeline.py
-  python benchmarks/jpeg_pipeline.py --data=/path/to/imagenet_sample_1000
+  python -m benchmarks.jpeg_pipeline
+  python -m benchmarks.jpeg_pipeline --data=/path/to/imagenet_sample_1000
 
 Beside the pipeline of `flax_enn.data` (in threads, and in processes), bare
 loops over the same images and windows like its own, one image after the other
@@ -29,9 +29,8 @@ from absl import app, flags
 import numpy as np
 from PIL import Image
 
-from flax_enn import data
-from flax_enn.data import imagenet2012, jpeg
-from flax_enn.data.collate import Collate
+from flax_enn.data import Loader, imagenet2012, jpeg
+from flax_enn.data.batching import Batcher
 
 _DATA = flags.DEFINE_string(
     'data',
@@ -58,7 +57,7 @@ class Photos(imagenet2012.Imagenet2012):
   path: str | None = None
 
   def load(self, split: str) -> Any:
-    """See `HeldOut`."""
+    """The same images for every split."""
     return [{'x': one, 'y': np.int32(0)} for one in photos(self.path)]
 
 
@@ -129,12 +128,10 @@ class Pipeline:
 
   def __init__(self, workers: int):
     """Starts them: processes, or threads for 0."""
-    self._batches = data.train_batches(
-        Photos(path=_DATA.value),
-        batch_size=_BATCH.value,
-        seed=0,
-        workers=workers,
-        read_ahead=2 * _CORES.value,
+    dataset = Photos(path=_DATA.value)
+    loader = Loader(workers=workers, read_ahead=2 * _CORES.value)
+    self._batches = loader.train_batches(
+        dataset, dataset.spec, batch_size=_BATCH.value, seed=0
     )
     next(self._batches)
 
@@ -166,7 +163,7 @@ def profile(encoded: list[bytes], windows: list[jpeg.Window]) -> None:
     yield
     seconds[name] += time.process_time() - start
 
-  collate = Collate.of(dataset, 'train')
+  collate = Batcher(repr(dataset), 'train', dataset.spec)
   elements = []
   for i, (one, where) in enumerate(zip(encoded, windows)):
     rng = np.random.default_rng(i)

@@ -1,0 +1,127 @@
+"""An ensemble's training step beside those of as many single networks.
+
+  python -m benchmarks.ensemble --size=10
+
+Four forms of the same gradient step: members vmapped, one after the other in a
+loop (`lax.map`), unrolled in one program, and as many programs of one member.
+`product` is the step of the library, with all that belongs to it; it is
+compared with as many of its steps for a single network.
+"""
+
+import functools
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import timing
+from configs import cifar10_ensemble, digits_ensemble
+from flax_enn.networks.backbones.convnet import ConvNet
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.backbones.resnet import ResNet
+
+_SIZE = flags.DEFINE_integer('size', 10, 'Members.')
+_ONLY = flags.DEFINE_list('only', ['resnet18', 'convnet', 'mlp'], 'Which.')
+
+# name -> member, shape of x, batch size.
+MEMBERS = {
+    'resnet18': (ResNet(10, depth=18, dtype='bfloat16'), (32, 32, 3), 128),
+    'convnet': (ConvNet(10), (8, 8, 1), 64),
+    'mlp': (MLP(hiddens=(512, 512), classes=10), (64,), 64),
+}
+
+
+def forms(member, shape, batch_size, size):
+  """The step of K members in four forms, on stacked variables."""
+  keys = jax.random.split(jax.random.key(0), size)
+  x = jax.random.normal(jax.random.key(1), (batch_size, *shape))
+  y = jax.random.randint(jax.random.key(2), (batch_size,), 0, 10)
+  stacked = jax.jit(
+      jax.vmap(lambda key: member.init({'params': key}, x, train=False))
+  )(keys)
+
+  def update(variables):
+    """One gradient step of one member."""
+    params = variables['params']
+    rest = {k: v for k, v in variables.items() if k != 'params'}
+
+    def loss(params):
+      (logits, _), updated = member.apply(
+          {'params': params, **rest}, x, train=True, mutable=list(rest)
+      )
+      logits = logits.astype(jnp.float32)
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+      return losses.mean(), updated
+
+    gradients, updated = jax.grad(loss, has_aux=True)(params)
+    params = jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients)
+    return {'params': params, **updated}
+
+  def at(tree, k):
+    return jax.tree.map(lambda leaf: leaf[k], tree)
+
+  def unrolled(tree):
+    updated = [update(at(tree, k)) for k in range(size)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *updated)
+
+  single = jax.jit(update)
+  singles = [at(stacked, k) for k in range(size)]
+  return {
+      'vmap': functools.partial(jax.jit(jax.vmap(update)), stacked),
+      'map': functools.partial(
+          jax.jit(lambda tree: jax.lax.map(update, tree)), stacked
+      ),
+      'unrolled': functools.partial(jax.jit(unrolled), stacked),
+      'singles': lambda: [single(variables) for variables in singles],
+  }
+
+
+def product(name, shape, batch_size, size):
+  """The library's step of K members, and of one network."""
+  if name == 'resnet18':
+    config = cifar10_ensemble.get_config()
+  else:
+    config = digits_ensemble.get_config()
+    del config.network.priors
+    if name == 'mlp':
+      config.network.member = {'name': 'mlp', 'hiddens': (512, 512)}
+  config.network.size = size
+  config = timing.fake(config, batch_size, shape, 10)
+  ensemble = timing.Training(config)
+  base = config.network.member
+  config.network = {'name': 'deterministic', 'base': base}
+  config.num_indices = None
+  if 'noise' in config.objectives.data:
+    del config.objectives.data.noise
+  single = timing.Training(config)
+  return {
+      'product': ensemble,
+      'product_singles': lambda: [single() for _ in range(size)],
+  }
+
+
+def main(argv: list[str]) -> None:
+  """Prints a row for each kind of member."""
+  if argv[1:]:
+    raise app.UsageError(f'expected flags only, found {argv[1:]}')
+  timing.print_machine()
+  size = _SIZE.value
+  for name in _ONLY.value:
+    member, shape, batch_size = MEMBERS[name]
+    took = timing.side_by_side({
+        **forms(member, shape, batch_size, size),
+        **product(name, shape, batch_size, size),
+    })
+    singles, own = took['singles'], took['product_singles']
+    timing.print_row(
+        f'{name}, {size} members, batch {batch_size}',
+        singles_ms=1e3 * singles,
+        **{f'{k}': took[k] / singles for k in ('vmap', 'map', 'unrolled')},
+        product_ms=1e3 * took['product'],
+        product=took['product'] / own,
+    )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,112 @@
+"""The ImageNet epinet at 1,000 indices beside one pass of its base.
+
+  python -m benchmarks.evaluation --batch_sizes=8,64 --chunks=8,50,250
+
+`logits` sums the logits of all indices, so that they are computed and none is
+kept; `evaluation` is the whole step of an evaluation: statistics of marginal
+and joint predictions of the epinet and of its base. Both are in times of the
+base's forward pass alone. `gemm` is a reference for `logits`: the train and the
+prior head joined, their kernels contracted with all indices of a chunk at once.
+"""
+
+import functools
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+
+from benchmarks import timing
+from configs import imagenet_epinet
+from flax_enn.evaluation.scorer import Scorer
+from flax_enn.sampling import reduce_over_index
+
+_NUM_INDICES = flags.DEFINE_integer('num_indices', 1000, 'N.')
+_BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'Images.')
+_CHUNKS = flags.DEFINE_list('chunks', ['8', '50'], 'Indices at once.')
+_DEPTH = flags.DEFINE_string('depth', '50', 'Of the ResNet.')
+_SIDE = flags.DEFINE_integer('side', 224, 'Side of the images in pixels.')
+
+CLASSES, FEATURES = 1000, 2048
+
+
+def gemm(head, prior, phi, indices, chunk):
+  """The sum of the logits of both heads over all indices `[B, C]`."""
+  trees = head, prior
+  first = jnp.concatenate([t['layer_0']['h']['kernel'] for t in trees], 1)
+  bias = jnp.concatenate([t['layer_0']['h']['bias'] for t in trees])
+  of_z = jnp.concatenate([t['layer_0']['z']['kernel'] for t in trees], 1)
+  kernel = jnp.concatenate([t['out']['kernel'] for t in trees])  # [H, C, D]
+  kernel = kernel.transpose(2, 0, 1)  # [D, H, C]
+  out_bias = head['out']['bias'] + prior['out']['bias']  # [C, D]
+  h = phi @ first + bias
+
+  def step(total, z):
+    hidden = jax.nn.relu(h[None] + (z @ of_z)[:, None])  # [n, B, H]
+    kernels = jnp.tensordot(z, kernel, 1)  # [n, H, C]
+    logits = hidden @ kernels + (z @ out_bias.T)[:, None]
+    return total + logits.sum(0), None
+
+  zeros = jnp.zeros((len(phi), kernel.shape[-1]))
+  chunks = indices.reshape(-1, chunk, indices.shape[-1])
+  return jax.lax.scan(step, zeros, chunks)[0]
+
+
+def row(batch_size: int) -> None:
+  """Measures everything for one batch size."""
+  n, shape = _NUM_INDICES.value, (_SIDE.value, _SIDE.value, 3)
+  config = imagenet_epinet.get_config(_DEPTH.value)
+  training = timing.Training(timing.fake(config, batch_size, shape, CLASSES))
+  model, batch = training.trainer.model, training.batch
+  variables, indexer = training.variables, model.network.indexer
+  indices = indexer.sample(jax.random.key(0), n)
+  base = jax.jit(lambda v, x: model.apply(v, x, indexer.mean_index).base)
+  phi = jax.random.normal(jax.random.key(1), (batch_size, FEATURES))
+  heads = variables['params']['head'], variables['frozen']['prior']['params']
+  reference = jax.jit(gemm, static_argnums=4)
+
+  @functools.partial(jax.jit, static_argnums=3)
+  def logits(variables, x, indices, chunk):
+    return reduce_over_index(
+        lambda index: model.apply(variables, x, index).preds,
+        indices,
+        init=jnp.zeros((batch_size, CLASSES)),
+        reduce=lambda total, preds: total + preds.sum(0),
+        chunk=chunk,
+    )
+
+  times = {'base': functools.partial(base, variables, batch.x)}
+  for chunk in map(int, _CHUNKS.value):
+    scorer = Scorer(
+        model=model, batch_size=batch_size, num_indices=n, chunk=chunk
+    )
+    times |= {
+        f'logits {chunk}': functools.partial(
+            logits, variables, batch.x, indices, chunk
+        ),
+        f'evaluation {chunk}': functools.partial(
+            scorer.step, variables, indices, batch
+        ),
+        f'gemm {chunk}': functools.partial(
+            reference, *heads, phi, indices, chunk
+        ),
+    }
+  took = timing.side_by_side(times)
+  first = took.pop('base')
+  timing.print_row(
+      f'ResNet-{_DEPTH.value}, batch {batch_size}, {n} indices',
+      base_ms=1e3 * first,
+      **{name: seconds / first for name, seconds in took.items()},
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Prints a row for each batch size."""
+  if argv[1:]:
+    raise app.UsageError(f'expected flags only, found {argv[1:]}')
+  timing.print_machine()
+  for batch_size in map(int, _BATCH_SIZES.value):
+    row(batch_size)
+
+
+if __name__ == '__main__':
+  app.run(main)
