@@ -60,13 +60,13 @@ def draw(
   with matplotlib.rc_context(_STYLE):
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
     figure = Figure(dpi=120, layout=layout, facecolor='white')
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     if results.disagreement is None:
       _regression(figure, results, model, predict, points)
     else:
       _classification(figure, results, model, predict, points)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
+    canvas.print_png(buffer)  # savefig would draw everything twice
   atomic_write(epath.Path(workdir) / 'report.png', buffer.getvalue())
 
 
