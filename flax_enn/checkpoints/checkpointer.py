@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import math
+import time
 from typing import Any, TypeVar
 
 from absl import logging
@@ -12,8 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import layout
-from flax_enn.checkpoints.fingerprint import fingerprint
+from flax_enn.checkpoints import fingerprint, layout
 from flax_enn.run_folder import write_json
 
 State = TypeVar('State')
@@ -51,12 +52,48 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
+class _MetaHandler(ocp.AsyncCheckpointHandler):
+  """Writes the item `meta` once the devices have computed what it says."""
+
+  async def async_save(
+      self, directory: epath.Path, args: '_MetaSave'
+  ) -> list[ocp.future.Future]:
+    """Waits in the thread of the save, so that no step waits."""
+
+    async def write() -> None:
+      numbers = fingerprint.read(args.fingerprints)
+      if jax.process_index() == 0:
+        text = json.dumps({'fingerprints': numbers})
+        (directory / 'metadata').write_text(text)
+
+    return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
+
+  def save(self, directory: epath.Path, args: '_MetaSave') -> None:
+    """Not used: every save is asynchronous."""
+    raise NotImplementedError
+
+  def restore(self, directory: epath.Path, args: Any) -> None:
+    """Not used: `layout.fingerprints` reads it."""
+    raise NotImplementedError
+
+
+@ocp.args.register_with_handler(_MetaHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _MetaSave(ocp.args.CheckpointArgs):
+  """What `meta` says.
+
+  Attributes:
+    fingerprints: from `fingerprint.start`.
+  """
+
+  fingerprints: Any
+
+
 class Checkpointer:
   """Saves and restores the train states of the run in one `workdir`.
 
-  A state is a `flax.struct` tree whose leaves are global arrays (or typed PRNG
-  keys); it has a field `collections`, and what lies in `collections['frozen']`
-  is fingerprinted when saved and checked when restored.
+  A state is a tree whose leaves are global arrays (or typed PRNG keys). Every
+  array is fingerprinted when saved and checked when restored.
   """
 
   def __init__(
@@ -101,12 +138,12 @@ class Checkpointer:
     """
     if step in self._manager.all_steps():
       return False
-    record = {'fingerprint': _frozen_fingerprint(state)}
     self._drop_score(step)
     return self._manager.save(
         step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(state),
+            meta=_MetaSave(fingerprint.start(state)),
         ),
     )
 
@@ -143,7 +180,8 @@ class Checkpointer:
 
     Damaged checkpoints are passed over with a warning and, once an older one
     has been restored, renamed to `damaged-STEP`, so that the run can save that
-    step again. Nothing is deleted.
+    step again. Nothing is deleted. What cannot be read at the moment is tried
+    again for a while, and nothing is set aside for it.
 
     Args:
       abstract: the state as `jax.ShapeDtypeStruct`s with shardings. The mesh
@@ -153,19 +191,15 @@ class Checkpointer:
       The state and its step; None if the run has no checkpoint.
 
     Raises:
-      DamagedCheckpointError: there are checkpoints and none can be read.
-      ValueError: the checkpoint is of another network or optimizer, or its
-        frozen variables are not those that were saved.
+      DamagedCheckpointError: there are checkpoints and all are damaged.
+      StorageError: one cannot be read; it may well be whole.
+      ValueError: the checkpoint is of another network or optimizer.
     """
     self.wait()
     damaged = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
-      state, error = None, 'another host cannot read it'
-      try:
-        state = self._restore(step, abstract)
-      except layout.DamagedCheckpointError as e:
-        error = str(e)
-      if _on_any_host(state is None) or state is None:
+      state, error = self._try_restore(step, abstract)
+      if state is None:
         damaged[step] = error
         continue
       for bad, error in damaged.items():
@@ -179,7 +213,7 @@ class Checkpointer:
       return state, step
     if damaged:
       raise layout.DamagedCheckpointError(
-          f'none of the checkpoints in {self.directory} can be read:'
+          f'all checkpoints in {self.directory} are damaged:'
           + layout.format_list([f'step {s}: {e}' for s, e in damaged.items()])
           + '\nrepair one of them, or choose another --workdir to start anew'
       )
@@ -215,10 +249,38 @@ class Checkpointer:
     """Writes `scores.json`."""
     write_json(self.directory / 'scores.json', self._scores)
 
+  def _try_restore(
+      self, step: int, abstract: State
+  ) -> tuple[State | None, str]:
+    """The state of a step; None, and why, where it is damaged.
+
+    All processes come to the same answer, and try again together.
+
+    Raises:
+      StorageError: it cannot be read.
+    """
+    for seconds in (*layout.BACK_OFF, None):
+      state, error = None, None
+      try:
+        state = self._restore(step, abstract)
+      except (layout.StorageError, layout.DamagedCheckpointError) as e:
+        error = e
+      if not _on_any_host(isinstance(error, layout.StorageError)):
+        if _on_any_host(state is None):
+          return None, str(error or 'it is damaged for another host')
+        return state, ''
+      if seconds is not None:
+        logging.warning('%s; trying again in %d s', error, seconds)
+        time.sleep(seconds)
+    raise layout.StorageError(
+        f'{error or "another host cannot read it"}. Nothing was changed: the'
+        ' same command goes on from there once storage can be read'
+    )
+
   def _restore(self, step: int, abstract: State) -> State:
     path = self._path(step)
-    with layout.wrap_errors(path):
-      meta = layout.meta(path)
+    with layout.sort_errors(path):
+      fingerprints = layout.fingerprints(path)
       saved = layout.tree_metadata(path)
     expected = jax.tree.map(layout.to_stored_spec, abstract)
     if wrong := layout.differences(saved, layout.flatten_with_names(expected)):
@@ -227,19 +289,13 @@ class Checkpointer:
           + layout.format_list(wrong)
           + '\nuse the config it was trained with, or another --workdir'
       )
-    with layout.wrap_errors(path):
+    with layout.sort_errors(path):
       items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       state = self._manager.restore(step, args=items)['state']
       # Without its record of PRNG keys, Orbax gives them back as plain numbers.
       if _dtypes(state) != _dtypes(abstract):
         raise TypeError('PRNG keys came back as numbers')
-    found = _frozen_fingerprint(state)
-    if wrong := [n for n in found if found[n] != meta['fingerprint'].get(n)]:
-      raise ValueError(
-          f'{path}: these frozen variables are not those that were saved (their'
-          f' fingerprints differ):{layout.format_list(wrong)}\nmove that folder'
-          ' away to go on from the checkpoint before it'
-      )
+    fingerprint.check(path, state, fingerprints)
     return state
 
   def _quarantine(self, step: int) -> epath.Path:
@@ -262,10 +318,6 @@ def _on_any_host(here: bool) -> bool:
   if jax.process_count() == 1:
     return here
   return bool(multihost_utils.process_allgather(np.asarray(here)).any())
-
-
-def _frozen_fingerprint(state: Any) -> dict[str, int]:
-  return fingerprint(state.collections.get('frozen', {}))
 
 
 def _dtypes(state: Any) -> list[Any]:

@@ -1,16 +1,20 @@
 """An exact fingerprint of arrays that does not depend on where they lie."""
 
+from collections.abc import Mapping
 import math
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.checkpoints import layout
 
+_FROZEN = 'collections/frozen/'
 
-def fingerprint(tree: Any) -> dict[str, int]:
+
+def fingerprints(tree: Any) -> dict[str, int]:
   """One 32-bit number per leaf, equal exactly where the bits are equal.
 
   The bits are read as unsigned words, each is multiplied by an odd number that
@@ -24,8 +28,42 @@ def fingerprint(tree: Any) -> dict[str, int]:
   Returns:
     Path of the leaf (`prior/params/kernel`) -> its number.
   """
-  numbers = layout.flatten_with_names(jax.device_get(_hash_leaves(tree)))
-  return {path: int(n) for path, n in numbers.items()}
+  return read(start(tree))
+
+
+def start(tree: Any) -> Any:
+  """Starts to compute the numbers, and does not wait: for `read`."""
+  return _hash_leaves(layout.flatten_with_names(tree))
+
+
+def read(numbers: Any) -> dict[str, int]:
+  """Waits for what `start` has started."""
+  return {path: int(n) for path, n in jax.device_get(numbers).items()}
+
+
+def check(path: epath.Path, arrays: Any, saved: Mapping[str, int]) -> None:
+  """Checks that the arrays of a checkpoint are those that were saved.
+
+  Args:
+    path: of the checkpoint, for the error.
+    arrays: what was read, a tree; possibly not all that was saved.
+    saved: path -> number; those of the frozen variables alone where an older
+      version saved them.
+
+  Raises:
+    DamagedCheckpointError: some are others.
+  """
+  only_frozen = all(name.startswith(_FROZEN) for name in saved)
+  wrong = []
+  for name, number in fingerprints(arrays).items():
+    known = name.startswith(_FROZEN) or not only_frozen
+    if known and saved.get(name) != number:
+      wrong.append(name)
+  if wrong:
+    raise layout.DamagedCheckpointError(
+        f'{path} is damaged: these arrays are not those that were saved (their'
+        f' fingerprints differ):{layout.format_list(wrong)}'
+    )
 
 
 @jax.jit

@@ -3,48 +3,106 @@
 A run keeps its checkpoints in `WORKDIR/checkpoints/STEP/`, each with two items:
 `state`, the arrays, and `meta`, a JSON object with the key
 
-  fingerprint  path in the collection `frozen` -> its number
+  fingerprints  path of every array of the state -> its number
+
+(older ones have `fingerprint`, those of the collection `frozen`).
 
 A checkpoint is saved before it is evaluated. The results are beside them, in
-`scores.json`: step -> {"score": the metric by which the best is
-chosen, "metrics": all of them by name}.
+`scores.json`: step -> {"score": the metric by which the best is chosen,
+"metrics": all of them by name}.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 import contextlib
 import json
 import os
-from typing import Any
+import re
+import time
+from typing import Any, TypeVar
 
 from absl import logging
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+T = TypeVar('T')
 Leaves = dict[str, jax.ShapeDtypeStruct]
 
 
 class DamagedCheckpointError(RuntimeError):
-  """A checkpoint that was finished once and cannot be read now."""
+  """A checkpoint that was finished once and is no longer what was saved."""
+
+
+class StorageError(OSError):
+  """Storage that cannot be read now; what lies there may well be whole."""
+
+
+# What TensorStore calls faults that may pass, within a ValueError; it says
+# DATA_LOSS, OUT_OF_RANGE, NOT_FOUND … of what is damaged. UNKNOWN is how it
+# knows an input/output error.
+_PASSING = re.compile(
+    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED'
+    r'|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|UNKNOWN|INTERNAL)\b:'
+)
+# These say that a file is not there, or not what it was.
+_LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+# Seconds between tries to read what storage does not give.
+BACK_OFF = (1.0, 4.0, 16.0)
 
 
 @contextlib.contextmanager
-def wrap_errors(path: epath.Path) -> Generator[None]:
-  """Turns whatever a reader raises into a `DamagedCheckpointError`.
+def sort_errors(path: epath.Path) -> Generator[None]:
+  """Says of whatever a reader raises which of two kinds it is.
 
   Orbax has no error of its own for a damaged file: the parser of that file
   speaks (JSON, zarr, OCDBT, a missing key …), so every exception counts but
   those that say nothing of the file.
+
+  Raises:
+    StorageError: the file could not be read, and may be whole.
+    DamagedCheckpointError: it was read, and is damaged.
   """
   try:
     yield
-  except (MemoryError, PermissionError, TimeoutError, ConnectionError):
+  except MemoryError:
     raise
   except Exception as error:
     reason = str(error).strip().partition('\n')[0][:200]
-    raise DamagedCheckpointError(
-        f'cannot read {path} ({type(error).__name__}: {reason})'
-    ) from error
+    what = f'cannot read {path} ({type(error).__name__}: {reason})'
+    if any(map(_may_pass, _chain(error))):
+      raise StorageError(what) from error
+    raise DamagedCheckpointError(what) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+  if isinstance(error, OSError):
+    return not isinstance(error, _LOSS)
+  return bool(_PASSING.search(str(error)))
+
+
+def _chain(error: BaseException | None) -> Generator[BaseException]:
+  """An error and those that it was raised from."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def read(path: epath.Path, reader: Callable[[], T]) -> T:
+  """What `reader` reads at `path`, which it tries again for a while.
+
+  Raises:
+    StorageError, DamagedCheckpointError: as `sort_errors`.
+  """
+  for seconds in BACK_OFF:
+    try:
+      with sort_errors(path):
+        return reader()
+    except StorageError as e:
+      logging.warning('%s; trying again in %d s', e, seconds)
+      time.sleep(seconds)
+  with sort_errors(path):
+    return reader()
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
@@ -79,16 +137,26 @@ def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
   if not path.exists():
     return {}
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(), parse_constant=_no_constant)
     return {
-        int(step): {'score': v['score'], 'metrics': dict(v['metrics'])}
+        int(step): {'score': _score(v['score']), 'metrics': dict(v['metrics'])}
         for step, v in found.items()
     }
-  except (ValueError, TypeError, KeyError, AttributeError) as e:
+  except (
+      ValueError, TypeError, KeyError, AttributeError, RecursionError,
+  ) as e:  # fmt: skip
     logging.warning(
         '%s is damaged (%s): which checkpoint is best is not known', path, e
     )
     return {}
+
+
+def _no_constant(name: str) -> None:
+  raise ValueError(f'{name} is not JSON')
+
+
+def _score(value: Any) -> float | None:
+  return None if value is None else float(value)
 
 
 def best(
@@ -103,9 +171,13 @@ def best(
   return min(ranked, key=ranked.__getitem__, default=None)
 
 
-def meta(path: epath.Path) -> Mapping[str, Any]:
-  """The `meta` item of the checkpoint in the folder `path`."""
-  return ocp.JsonCheckpointHandler().restore(path / 'meta')
+def fingerprints(path: epath.Path) -> Mapping[str, int]:
+  """Path of an array -> the number it was saved with, of a checkpoint."""
+  meta = json.loads((path / 'meta' / 'metadata').read_text())
+  if 'fingerprints' in meta:
+    return dict(meta['fingerprints'])
+  # An older version has those of the frozen variables alone.
+  return {f'collections/frozen/{k}': n for k, n in meta['fingerprint'].items()}
 
 
 def tree_metadata(path: epath.Path) -> Leaves:

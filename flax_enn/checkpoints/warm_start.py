@@ -20,7 +20,7 @@ from flax import traverse_util
 import jax
 import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import layout
+from flax_enn.checkpoints import fingerprint, layout
 
 _FIELDS = {'workdir', 'step', 'modules'}
 
@@ -39,7 +39,8 @@ def check_init(
   Raises:
     ValueError: there is no such run, checkpoint or module, or what is there
       does not fit the state.
-    DamagedCheckpointError: the source cannot be read.
+    DamagedCheckpointError: the source is damaged.
+    StorageError: the source cannot be read now.
   """
   if not init:
     return
@@ -69,7 +70,7 @@ def warm_start(
     The state with the named modules replaced.
 
   Raises:
-    ValueError, DamagedCheckpointError: as `check_init`.
+    ValueError, DamagedCheckpointError, StorageError: as `check_init`.
   """
   if not init:
     return state
@@ -100,19 +101,21 @@ def _read(
       },
       sep='/',
   )
-  with (
-      layout.wrap_errors(path),
-      ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-  ):
-    read = reader.restore(
-        path / 'state',
-        args=ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
-        ),
-    )
-  arrays = layout.flatten_with_names(read)
+
+  def read() -> Any:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(
+          path / 'state',
+          args=ocp.args.PyTreeRestore(
+              wanted,
+              restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+              partial_restore=True,
+          ),
+      )
+
+  arrays = layout.flatten_with_names(layout.read(path, read))
+  saved = layout.read(path, lambda: layout.fingerprints(path))
+  fingerprint.check(path, arrays, saved)
   return {target: arrays[source] for target, source in pairs.items()}
 
 
@@ -176,8 +179,7 @@ def _runs(parent: epath.Path) -> list[str]:
 
 
 def _saved(path: epath.Path) -> layout.Leaves:
-  with layout.wrap_errors(path):
-    return layout.tree_metadata(path)
+  return layout.read(path, lambda: layout.tree_metadata(path))
 
 
 def _variables(state: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from flax_enn.checkpoints import Checkpointer, fingerprint
+from flax_enn.checkpoints import Checkpointer, fingerprints
 from flax_enn.core import Variables
 from flax_enn.evaluation.evaluation import Evaluation
 from flax_enn.evaluation.partial import EvalCheckpoint
@@ -71,7 +71,7 @@ class Evaluator:
       Preempted: the run was asked to stop; what was summed is kept.
     """
     identity = {
-        **self._identity, 'step': step, 'variables': fingerprint(variables),
+        **self._identity, 'step': step, 'variables': fingerprints(variables),
     }  # fmt: skip
     results, partials = {}, []
     for evaluation in self._evaluations:

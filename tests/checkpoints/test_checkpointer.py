@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from flax_enn import sharding
 from flax_enn.checkpoints import (
     Checkpointer,
     DamagedCheckpointError,
+    StorageError,
+    fingerprint,
     layout,
 )
 from tests.checkpoints.conftest import (
@@ -176,8 +179,9 @@ def test_fingerprints_and_scores_are_json(tmp_path, one_device):
   checkpointer.close()
   folder = tmp_path / 'checkpoints'
   record = json.loads((folder / '3' / 'meta' / 'metadata').read_text())
-  assert record.keys() == {'fingerprint'}
-  assert list(record['fingerprint']) == ['prior/params/kernel']
+  assert record.keys() == {'fingerprints'}
+  saved = layout.tree_metadata(layout.checkpoint_dir(tmp_path) / '3')
+  assert record['fingerprints'].keys() == saved.keys()
   scores = json.loads((folder / 'scores.json').read_text())
   metrics = {'nll': 0.5, 'accuracy': 1.0}
   assert scores == {'3': {'score': 0.5, 'metrics': metrics}}
@@ -287,18 +291,77 @@ def test_none_is_good(run, mesh):
     damage(run / 'checkpoints' / step / 'state' / '_METADATA', 'empty')
   with pytest.raises(DamagedCheckpointError) as error:
     open_and_restore(run, draw_state(0, mesh))
-  for part in ('none of the checkpoints', 'step 1', 'step 2', str(run)):
+  for part in ('are damaged', 'step 1', 'step 2', str(run)):
     assert part in str(error.value)
   assert names(run) == ['1', '2']  # untouched: it may be our mistake
 
 
-def test_frozen_variables_are_checked(run, mesh):
+def test_an_array_that_is_not_what_was_saved_is_damage(run, mesh, caplog):
+  """As a bit that flipped where no parser looks, in any of them."""
   path = run / 'checkpoints' / '2' / 'meta' / 'metadata'
   record = json.loads(path.read_text())
-  record['fingerprint']['prior/params/kernel'] ^= 1
-  path.write_text(json.dumps(record))
-  with pytest.raises(ValueError, match=r'checkpoints/2.*\n.*prior/params/k'):
-    open_and_restore(run, draw_state(0, mesh))
+  for name in record['fingerprints']:
+    changed = dict(record['fingerprints'])
+    changed[name] ^= 1
+    path.write_text(json.dumps({'fingerprints': changed}))
+    with pytest.raises(DamagedCheckpointError, match=rf'/2 is dam.*\n.*{name}'):
+      fingerprint.check(path.parents[1], draw_state(2, mesh), changed)
+  state, step = open_and_restore(run, draw_state(0, mesh))
+  assert step == 1 and 'fingerprints differ' in caplog.text
+  assert_same(state, draw_state(1, mesh))
+  assert names(run) == ['1', 'damaged-2']
+
+
+def test_an_older_checkpoint_knows_its_frozen_variables_alone(run, mesh):
+  path = run / 'checkpoints' / '2' / 'meta' / 'metadata'
+  record = json.loads(path.read_text())['fingerprints']
+  frozen = {
+      name.removeprefix('collections/frozen/'): number
+      for name, number in record.items()
+      if name.startswith('collections/frozen/')
+  }
+  assert frozen
+  path.write_text(json.dumps({'fingerprint': frozen}))
+  assert open_and_restore(run, draw_state(0, mesh))[1] == 2
+  path.write_text(json.dumps({'fingerprint': dict.fromkeys(frozen, 7)}))
+  assert open_and_restore(run, draw_state(0, mesh))[1] == 1
+
+
+FAULTS = [
+    OSError(errno.EIO, 'Input/output error'),
+    PermissionError(errno.EACCES, 'Permission denied'),
+    ValueError('UNAVAILABLE: error 503 of the bucket'),
+    ValueError('Error reading "x": UNKNOWN: [OS error 5: EIO]'),
+    ValueError('DEADLINE_EXCEEDED: no answer'),
+    ValueError('RESOURCE_EXHAUSTED: too many requests'),
+]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+  monkeypatch.setattr(layout, 'BACK_OFF', (0.0, 0.0))
+
+
+@pytest.mark.parametrize('fault', FAULTS, ids=repr)
+@pytest.mark.parametrize('times', [1, 2, 99])
+def test_a_fault_that_passes_costs_no_checkpoint(
+    run, mesh, monkeypatch, impatient, fault, times
+):
+  reads = layout.tree_metadata
+  left = [times]
+
+  def failing(path):
+    if path.name == '2' and left[0]:
+      left[0] -= 1
+      raise fault
+    return reads(path)
+
+  monkeypatch.setattr(layout, 'tree_metadata', failing)
+  if times < 3:
+    assert open_and_restore(run, draw_state(0, mesh))[1] == 2
+  else:
+    with pytest.raises(StorageError, match=r'checkpoints/2.*Nothing was chan'):
+      open_and_restore(run, draw_state(0, mesh))
   assert names(run) == ['1', '2']
 
 
