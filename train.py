@@ -79,10 +79,10 @@ _PROFILE_AT = flags.DEFINE_integer(
 
 _LIBRARIES = ('jax', 'orbax')
 
-# Errors that are printed as one sentence. (A lost connection is an OSError.)
-_ERRORS = (
-    ValueError, FloatingPointError, ModuleNotFoundError, ConnectionError,
-)  # fmt: skip
+# Errors that are printed as one sentence. (A lost connection is an OSError, a
+# damaged checkpoint and a workdir in use are RuntimeErrors of our own.)
+_ERRORS = (ValueError, FloatingPointError, ModuleNotFoundError, OSError)
+_OWN_ERRORS = ('DamagedCheckpointError', 'WorkdirInUseError')
 
 
 def _keep_log_record(record):
@@ -137,8 +137,9 @@ def run():
         profile_at=_PROFILE_AT.value,
         stop=preemption,
     )
-  except _ERRORS as e:
-    if logging.get_verbosity() > logging.INFO:
+  except Exception as e:
+    known = isinstance(e, _ERRORS) or type(e).__name__ in _OWN_ERRORS
+    if not known or logging.get_verbosity() > logging.INFO:
       raise
     sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')
   if results is None:

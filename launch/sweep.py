@@ -12,6 +12,7 @@ swept.
 """
 
 from collections.abc import Sequence
+import ctypes
 from pathlib import Path
 import shlex
 import signal
@@ -79,8 +80,15 @@ def start(run: Run) -> subprocess.Popen[bytes]:
   with (run.workdir / 'train.log').open('a') as log:
     # Ctrl-C would end it at once; from us it hears SIGTERM, and saves.
     return subprocess.Popen(
-        command(run), stdout=log, stderr=log, start_new_session=True
-    )
+        command(run), stdout=log, stderr=log, start_new_session=True,
+        preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
+    )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+  """Asks Linux for SIGTERM when the sweep is killed, so that no run is left."""
+  death_signal = 1  # PR_SET_PDEATHSIG
+  ctypes.CDLL(None).prctl(death_signal, signal.SIGTERM)
 
 
 def train_all(runs: Sequence[Run], parallel: int) -> tuple[list[Run], bool]:

@@ -13,17 +13,13 @@ import jax
 import ml_collections
 
 from flax_enn import build, data, distributed, run_folder, sharding
-from flax_enn.checkpoints import (
-  Checkpointer,
-  check_init,
-  layout,
-  warm_start,
-)
+from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.throttle import Throttle
 from flax_enn.training import checks, writers
 from flax_enn.training.state import TrainState, run_keys
 from flax_enn.training.trainer import Trainer
+from flax_enn.workdir_lock import WorkdirLock
 
 
 def train_and_evaluate(
@@ -52,11 +48,14 @@ def train_and_evaluate(
   Raises:
     ValueError: the config or the workdir is not as it must be.
     FloatingPointError: the loss or the gradient stopped being finite.
+    WorkdirInUseError: another run has the workdir.
   """
   workdir = epath.Path(workdir)
   trainer = Trainer.from_config(config)
   _check_run(trainer, workdir, profile_at)
   with contextlib.ExitStack() as stack:
+    lock = stack.enter_context(WorkdirLock(workdir))
+    distributed.check_shared_filesystem(workdir)
     stack.enter_context(trainer.use_mesh())
     writer = stack.enter_context(writers.create_writer(workdir))
     checkpointer = stack.enter_context(
@@ -74,7 +73,8 @@ def train_and_evaluate(
         identity={'config': json.loads(config.to_json())},
         stop=stop,
     )
-    hooks = (*writers.create_hooks(workdir, writer, config, profile_at), *hooks)
+    own = writers.create_hooks(workdir, writer, config, profile_at)
+    hooks = (*own, lambda _: lock.check(), *hooks)
     try:
       state = _train(
           trainer, state, checkpointer, evaluator, writer, hooks, stop
@@ -98,13 +98,9 @@ def _train(
     hooks: Sequence[Callable[[int], Any]],
     stop: Callable[[], bool],
 ) -> TrainState:
-  """Steps to the end; saves and evaluates the states on the way.
+  """Steps to the end and returns the last state, saved, not yet evaluated.
 
-  Returns:
-    The last state, saved and not yet evaluated.
-
-  Raises:
-    Preempted: the run was asked to stop; the state is saved.
+  Raises Preempted where the run was asked to stop; the state is saved.
   """
   config, start = trainer.config, int(state.step)
   unfinished = start < config.num_steps and _due(start, config.eval.every)
@@ -121,7 +117,7 @@ def _train(
     throttle(logs)
     last = step == config.num_steps
     if last or step % config.log_every == 0:
-      _check_finite(state, checkpointer)
+      _check_finite(state, checkpointer, start)
       writer.write_scalars(
           step, {**logs, 'learning_rate': trainer.schedule(step - 1)}
       )
@@ -129,7 +125,7 @@ def _train(
       hook(step)
     evaluate, stopped = _due(step, config.eval.every), stop()
     if last or evaluate or stopped or _due(step, config.checkpoint.every):
-      _check_finite(state, checkpointer)
+      _check_finite(state, checkpointer, start)
       writer.flush()  # What is saved is not trained again.
       checkpointer.save(state, step)
     if stopped:
@@ -171,7 +167,6 @@ def _check_run(
       'the data set': (trainer.model.spec, trainer.num_examples),
       'the list of checkpoints': steps,
   })
-  distributed.check_shared_filesystem(workdir)
 
 
 def _first_state(
@@ -211,15 +206,22 @@ def _save_on_data_error(
     raise
 
 
-def _check_finite(state: TrainState, checkpointer: Checkpointer) -> None:
-  """Raises a FloatingPointError where the state has become not finite."""
+def _check_finite(state: TrainState, saved: Checkpointer, start: int) -> None:
+  """Raises a FloatingPointError where a step since `start` was not finite."""
   bad = int(state.first_nonfinite_step)
   if bad < 0:
     return
-  good = checkpointer.latest_step()
+  good, where = saved.latest_step() or 'none yet', saved.directory
+  mend = (
+      'In a new --workdir, lower config.optimizer.learning_rate or set'
+      ' config.optimizer.clip_norm'
+  )
+  if start and bad == start + 1:
+    mend = (
+        f'It is the first since {where / str(start)} was restored: look at what'
+        ' has changed, or move that folder away to go on from the one before'
+    )
   raise FloatingPointError(
       f'the loss, its gradient or the update was not finite in step {bad}; the'
-      f' last good step in {checkpointer.directory} is {good or "none yet"}. In'
-      ' a new --workdir, lower config.optimizer.learning_rate or set'
-      ' config.optimizer.clip_norm'
+      f' last good step in {where} is {good}. {mend}'
   )
