@@ -1,7 +1,9 @@
 """The files in the folder of a run: atomic writes, and reads that explain."""
 
 from collections.abc import Mapping
+import contextlib
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -15,12 +17,35 @@ MUTABLE_ON_RESUME = (
 
 
 def atomic_write(path: epath.Path, content: bytes) -> None:
-  """Writes a file from one process so that no reader ever sees half of it."""
-  if jax.process_index() == 0:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content)
-    part.replace(path)
+  """Writes a file from one process so that no reader ever sees half of it.
+
+  Not after a crash of the machine either: the content is on the disk before it
+  gets its name, and the name before this returns.
+  """
+  if jax.process_index() != 0:
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  with part.open('wb') as file:
+    file.write(content)
+    file.flush()
+    _sync(file)
+  part.replace(path)
+  with contextlib.suppress(OSError):  # a bucket has no folders
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+      os.fsync(folder)
+    finally:
+      os.close(folder)
+
+
+def _sync(file: Any) -> None:
+  """Brings a local file to the disk; a bucket has it once it is closed."""
+  try:
+    descriptor = file.fileno()
+  except (AttributeError, OSError):
+    return
+  os.fsync(descriptor)
 
 
 def write_json(path: epath.Path, content: Any) -> None:
@@ -29,11 +54,11 @@ def write_json(path: epath.Path, content: Any) -> None:
   atomic_write(path, f'{text}\n'.encode())
 
 
-def read_json(path: epath.Path) -> Any:
-  """Reads a file of a run.
+def read_json(path: epath.Path) -> dict[str, Any]:
+  """Reads a file of a run, which holds a JSON object.
 
   Raises:
-    ValueError: it does not exist or cannot be read.
+    ValueError: it does not exist, cannot be read or holds something else.
   """
   if not path.exists():
     raise ValueError(
@@ -41,9 +66,18 @@ def read_json(path: epath.Path) -> Any:
         ' of one that an older version has trained'
     )
   try:
-    return json.loads(path.read_text())
-  except ValueError as e:
-    raise ValueError(f'{path} cannot be read as JSON: {e}') from e
+    found = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise ValueError(
+        f'{path} cannot be read as JSON ({type(e).__name__}: {e}); repair or'
+        ' remove it, or choose another folder'
+    ) from e
+  if not isinstance(found, dict):
+    raise ValueError(
+        f'{path} holds {str(found)[:40]!r}, which is no JSON object; repair or'
+        ' remove it, or choose another folder'
+    )
+  return found
 
 
 def check_resumable(

@@ -110,14 +110,33 @@ class Run:
   @property
   def finished(self) -> bool:
     """Whether its results are there, and are those of its config."""
+    return self.results is not None
+
+  @property
+  def results(self) -> dict[str, Any] | None:
+    """What is in its `results.json`; None if it has not finished.
+
+    What cannot be read was not finished.
+    """
     config, results = (
         self.workdir / name for name in ('config.json', 'results.json')
     )
-    if not config.exists() or not results.exists():
-      return False
-    # Steps and evaluation may change, and do so in config.json first.
-    same = json.loads(config.read_text()) == json.loads(self.config.to_json())
-    return same and results.stat().mtime >= config.stat().mtime
+    try:
+      old, found = map(run_folder.read_json, (config, results))
+      # Steps and evaluation may change, and do so in config.json first.
+      same = old == json.loads(self.config.to_json())
+      current = results.stat().mtime >= config.stat().mtime
+    except (OSError, ValueError):
+      return None
+    models = [v for k, v in found.items() if k != 'step']
+    whole = 'step' in found and all(
+        isinstance(metrics, dict)
+        for of_models in models
+        for metrics in (
+            of_models.values() if isinstance(of_models, dict) else [None]
+        )
+    )
+    return found if same and current and whole else None
 
 
 def load_runs(path: str, workdir: epath.PathLike) -> list[Run]:
@@ -160,9 +179,9 @@ def read_rows(runs: Iterable[Run]) -> list[Row]:
   """
   rows: list[Row] = []
   for run in runs:
-    if not run.finished:
+    results = run.results
+    if results is None:
       continue
-    results = json.loads((run.workdir / 'results.json').read_text())
     own = 'validation' if run.config.dataset.get('holdout') else 'test'
     row: Override = {**run.override, 'step': results.pop('step'), 'split': own}
     for evaluation, models in results.items():
