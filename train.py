@@ -6,7 +6,10 @@ Any field of the config can be set: --config.batch_size=128. The same command
 goes on where a run was stopped; a finished run is evaluated again.
 """
 
+import functools
+import operator
 import os
+import re
 import signal
 import sys
 
@@ -147,14 +150,26 @@ def run():
 
 
 def parse_flags(argv):
-  """Parses the flags; a field that the config does not have is named."""
+  """Parses the flags; a field that the config does not have is named.
+
+  `--config.FIELD=None` sets any field, a section too, to None.
+  """
+  none = [re.fullmatch(r'--?config\.([\w.]+)=None', arg) for arg in argv]
+  # config_flags looks there, too.
+  sys.argv = [arg for arg, match in zip(argv, none) if not match]
   try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError) as e:
+    rest = app.parse_flags_with_usage(sys.argv)
+    for match in filter(None, none):
+      *sections, field = match[1].split('.')
+      section = functools.reduce(operator.getitem, sections, _CONFIG.value)
+      with section.ignore_type():
+        section[field] = None
+  except (AttributeError, KeyError, TypeError) as e:
     sys.exit(
         f'The config has no field {e.args[0]}\nThe command line can set what'
         ' the config file or default_config() names.'
     )
+  return rest
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from typing import Any
 from flax import linen as nn
 import ml_collections
 
+from flax_enn import annotations
 from flax_enn.data import Dataset
 from flax_enn.likelihoods import Likelihood
 from flax_enn.losses import Noise
@@ -132,6 +133,10 @@ def build(
   check_names(fields, known, path, cls.__name__)
   if 'classes' in known and fields.get('classes') is None and outputs:
     fields['classes'] = outputs
+  hints = annotations.fields_of(cls)
+  for key, value in fields.items():
+    fields[key] = annotations.checked(value, hints[key], f'{path}.{key}')
+  annotations.check_dtype(fields.get('dtype'), f'{path}.dtype')
   missing = [
       name
       for name, field in known.items()
@@ -143,6 +148,7 @@ def build(
     raise ValueError(f'{path} ({cls.__name__}) lacks the fields {missing}')
   with located(path):
     built = cls(**fields)
+  annotations.checked(config.get('frozen', False), bool, f'{path}.frozen')
   for wrapper in wrappers:
     if not config[wrapper]:
       continue
@@ -183,6 +189,7 @@ def find(name: str, kind: Kind, path: str) -> type:
     kind: what it must be.
     path: of the field that holds the name, for errors.
   """
+  annotations.checked(name, str, path)
   if ':' in name:
     module_name, class_name = name.split(':', 1)
     try:
@@ -254,11 +261,11 @@ def _names(kind: Kind) -> list[str]:
   found = {
       name: _class_of(name, path) for name, path in _files(kind.package).items()
   }
-  return sorted(name for name, cls in found.items() if cls and _is(cls, kind))
-
-
-def _is(cls: type, kind: Kind) -> bool:
-  return dataclasses.is_dataclass(cls) and kind.accepts(cls)
+  return sorted(
+      name
+      for name, cls in found.items()
+      if cls and dataclasses.is_dataclass(cls) and kind.accepts(cls)
+  )
 
 
 def _class_of(name: str, module: str) -> type | None:

@@ -31,7 +31,7 @@ def functions(
 
 def choose(known: Mapping[str, Any], name: Any, path: str) -> Any:
   """`known[name]`, or a ValueError that says which names there are."""
-  if name not in known:
+  if not isinstance(name, str) or name not in known:
     found = build.choices(str(name), sorted(known))
     raise ValueError(f'{path} is {name!r}{found}')
   return known[name]

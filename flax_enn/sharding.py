@@ -27,6 +27,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from flax_enn import annotations
+
 DATA_AXIS, INDEX_AXIS, FSDP_AXIS = AXES = ('data', 'index', 'fsdp')
 
 # Module attribute under which a trained ensemble keeps its members: every
@@ -57,6 +59,8 @@ def create_rules(table: Mapping[str, str | Sequence[str] | None]) -> Rules:
   """
   rules = {}
   for name, axes in table.items():
+    kind = str | Sequence[str] | None
+    axes = annotations.checked(axes, kind, repr(name))
     rules[name] = (axes,) if isinstance(axes, str) else tuple(axes or ())
     if unknown := sorted(set(rules[name]) - set(AXES)):
       raise ValueError(

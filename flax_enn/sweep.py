@@ -22,8 +22,8 @@ import ml_collections
 import numpy as np
 
 from flax_enn import build, run_folder
+from flax_enn import config as config_lib
 from flax_enn.config_files import load_config, load_module
-from flax_enn.training import config as config_lib
 
 Override = dict[str, Any]
 Row = Mapping[str, Any]  # column -> value

@@ -98,7 +98,7 @@ class WorkdirLock:
       return
     self._done.set()
     self._thread.join()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
       if (_read(self._path) or {}).get('token') == self._content['token']:
         self._path.unlink()
       if self._made:
@@ -119,8 +119,8 @@ class WorkdirLock:
         self._remove_dead(_read(self._path))
     except OSError as e:
       raise ValueError(
-          f'the workdir {self._path.parent} cannot be written'
-          f' ({type(e).__name__}: {e}); choose another one'
+          f'workdir is {self._path.parent}, which cannot be written'
+          f' ({type(e).__name__}: {e}); choose another --workdir'
       ) from e
 
   def _create(self) -> bool:
@@ -161,7 +161,7 @@ class WorkdirLock:
     if alive:
       raise WorkdirInUseError(
           f'{self._path.parent} is in use by {_describe(owner)}. Wait for that'
-          ' run or stop it, or choose another workdir'
+          ' run or stop it, or choose another --workdir'
       )
     logging.warning(
         '%s held %s and %s; this run goes on in its place',

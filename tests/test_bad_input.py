@@ -213,7 +213,7 @@ CONFIGS = {
     'negative seed': ({'seed': -1}, ['config.seed is -1', 'at least 0']),
     'seed of more than 32 bits': (
         {'seed': 2**32},
-        ['config.seed is 4294967296', 'less than 2**32'],
+        ['config.seed is 4294967296', 'at most 4294967295'],
     ),
     'more labels at once than a batch has inputs': (
         {'eval.tau': 17},

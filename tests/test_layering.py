@@ -16,13 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'compilation_cache', 'core', 'distributed', 'indexers', 'run_folder',
-        'throttle',
+        'annotations', 'compilation_cache', 'core', 'distributed', 'indexers',
+        'run_folder', 'throttle', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},
-    {'config_files', 'library', 'model'},
+    {'config', 'config_files', 'library', 'model'},
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {'sweep', 'active_learning', 'testbed', 'extras'},
 )

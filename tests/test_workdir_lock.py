@@ -123,5 +123,5 @@ def test_a_second_run_writes_nothing(tmp_path):
 def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path):
   (tmp_path / 'file').touch()
   for folder in ('file', 'file/run'):
-    with pytest.raises(ValueError, match=r'workdir \S*file\S* cannot be wri'):
+    with pytest.raises(ValueError, match=r'workdir is \S*file\S* which cannot'):
       WorkdirLock(tmp_path / folder)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import math
 import time
 from typing import Any, TypeVar
@@ -52,43 +51,6 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-class _MetaHandler(ocp.AsyncCheckpointHandler):
-  """Writes the item `meta` once the devices have computed what it says."""
-
-  async def async_save(
-      self, directory: epath.Path, args: '_MetaSave'
-  ) -> list[ocp.future.Future]:
-    """Waits in the thread of the save, so that no step waits."""
-
-    async def write() -> None:
-      numbers = fingerprint.read(args.fingerprints)
-      if jax.process_index() == 0:
-        text = json.dumps({'fingerprints': numbers})
-        (directory / 'metadata').write_text(text)
-
-    return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
-
-  def save(self, directory: epath.Path, args: '_MetaSave') -> None:
-    """Not used: every save is asynchronous."""
-    raise NotImplementedError
-
-  def restore(self, directory: epath.Path, args: Any) -> None:
-    """Not used: `layout.fingerprints` reads it."""
-    raise NotImplementedError
-
-
-@ocp.args.register_with_handler(_MetaHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _MetaSave(ocp.args.CheckpointArgs):
-  """What `meta` says.
-
-  Attributes:
-    fingerprints: from `fingerprint.start`.
-  """
-
-  fingerprints: Any
-
-
 class Checkpointer:
   """Saves and restores the train states of the run in one `workdir`.
 
@@ -105,11 +67,16 @@ class Checkpointer:
       workdir: the run's folder, a local path or one that `epath` knows (gs://).
       keep: how many of the latest checkpoints stay, beside the best one.
       best: the metric that says which one is best; lower is better.
+
+    Raises:
+      ValueError: `keep` is too small, or Orbax would delete a finished
+        checkpoint.
     """
     if keep < 1:
       raise ValueError(f'keep is {keep}; set it to 1 or more')
     self.directory = layout.checkpoint_dir(workdir)
     self._metric = best
+    layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
     self._policy = _LatestAndBest(keep, self._scores)
     self._manager = _Manager(
@@ -143,7 +110,7 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=_MetaSave(fingerprint.start(state)),
+            meta=fingerprint.Save(fingerprint.start(state)),
         ),
     )
 

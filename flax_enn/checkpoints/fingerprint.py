@@ -1,6 +1,8 @@
 """An exact fingerprint of arrays that does not depend on where they lie."""
 
 from collections.abc import Mapping
+import dataclasses
+import json
 import math
 from typing import Any
 
@@ -8,6 +10,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from flax_enn.checkpoints import layout
 
@@ -99,3 +102,40 @@ def _mix(x: jax.Array) -> jax.Array:
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
     x = (x ^ (x >> shift)) * jnp.uint32(factor)
   return x ^ (x >> 16)
+
+
+class Handler(ocp.AsyncCheckpointHandler):
+  """Writes numbers once the devices have computed them, while steps go on."""
+
+  async def async_save(
+      self, directory: epath.Path, args: 'Save'
+  ) -> list[ocp.future.Future]:
+    """Starts to wait for them in the thread of the save."""
+
+    async def write() -> None:
+      numbers = read(args.numbers)
+      if jax.process_index() == 0:
+        text = json.dumps({'fingerprints': numbers})
+        (directory / 'metadata').write_text(text)
+
+    return [ocp.future.CommitFutureAwaitingContractedSignals(write())]
+
+  def save(self, directory: epath.Path, args: 'Save') -> None:
+    """Not used: every save is asynchronous."""
+    raise NotImplementedError
+
+  def restore(self, directory: epath.Path, args: Any) -> None:
+    """Not used: `layout.fingerprints` reads the file."""
+    raise NotImplementedError
+
+
+@ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class Save(ocp.args.CheckpointArgs):
+  """The fingerprints as an item of a checkpoint.
+
+  Attributes:
+    numbers: from `start`.
+  """
+
+  numbers: Any

@@ -131,6 +131,29 @@ def steps(workdir: epath.PathLike) -> list[int]:
   return sorted(ocp.utils.checkpoint_steps(where))
 
 
+def check_commit_markers(workdir: epath.PathLike) -> None:
+  """Checks that Orbax takes no finished checkpoint for an unfinished one.
+
+  Where folders cannot be renamed at once, as in a bucket, a finished checkpoint
+  has a file `commit_success.txt`, and Orbax deletes those without. A step with
+  a score was finished, whatever it lacks.
+
+  Raises:
+    ValueError: such a step has no marker; nothing was changed.
+  """
+  where = checkpoint_dir(workdir)
+  if not where.exists():
+    return
+  folders = {int(p.name) for p in where.iterdir() if p.name.isdecimal()}
+  if lost := sorted((folders & scores(workdir).keys()) - {*steps(workdir)}):
+    raise ValueError(
+        f'the checkpoints {lost} in {where} were finished and have no commit'
+        ' marker: an older version wrote them, or they were copied without it,'
+        ' and Orbax would delete them. Put an empty file commit_success.txt'
+        ' into each that is whole, or move it away'
+    )
+
+
 def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
   """What is in `scores.json` by step; without it, or when it is damaged, {}."""
   path = checkpoint_dir(workdir) / 'scores.json'

@@ -163,6 +163,8 @@ class Arrays(Dataset):
 
   def _inputs(self, name: str, x: np.ndarray) -> np.ndarray:
     """`[B, ...]` inputs as bytes or float32."""
+    if 0 in x.shape:
+      raise self._error(f'{name} of shape {list(x.shape)}; it has no numbers')
     if x.dtype == np.uint8:
       return x[..., None] if x.ndim == 3 else x
     return self._floats(name, x)
@@ -185,6 +187,13 @@ class Arrays(Dataset):
   def _floats(self, name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in 'biuf':
       raise self._error(f'{name} of type {values.dtype}; expected numbers')
+    exact = 2**24  # float32 holds all integers up to here
+    largest = np.abs(values).max(initial=0) if values.dtype.kind in 'iu' else 0
+    if largest > exact:
+      raise self._error(
+          f'the integer {largest} in {name}; float32 is exact up to {exact}'
+          ' alone: scale such numbers, and give ids a data set of their own'
+      )
     values = values.astype(np.float32)
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():

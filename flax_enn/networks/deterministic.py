@@ -9,6 +9,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
+from flax_enn.networks.layers import run_base
 
 
 class Deterministic(nn.Module):
@@ -29,7 +30,7 @@ class Deterministic(nn.Module):
     """Computes `[B, C]`, the same at every index."""
     del index
     x = sharding.constrain(x, 'base_batch')
-    logits, _ = self.base(x, train=train)
+    logits, _ = run_base(self.base, x, train=train)
     logits = sharding.constrain(promote_to_float32(logits), 'batch')
     return Output(logits, base=logits)
 

@@ -9,7 +9,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.layers import check_index, contract
+from flax_enn.networks.layers import check_index, contract, run_base
 
 
 class Ensemble(nn.Module):
@@ -54,7 +54,7 @@ def run_members(
     train: as in every network.
   """
   run = nn.vmap(
-      lambda net, x: promote_to_float32(net(x, train=train)[0]),
+      lambda net, x: promote_to_float32(run_base(net, x, train=train)[0]),
       in_axes=None,
       out_axes=-1,
       axis_size=size,

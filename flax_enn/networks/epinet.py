@@ -16,7 +16,7 @@ from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import Dtype, ProjectedMLP, check_index
+from flax_enn.networks.layers import Dtype, ProjectedMLP, check_index, run_base
 
 
 class Epinet(nn.Module):
@@ -67,7 +67,7 @@ class Epinet(nn.Module):
     # The base is the same for all indices: spread over every device, its
     # features and logits then gathered to where the index-dependent work is.
     x = sharding.constrain(x, 'base_batch')
-    logits, features = self.base(x, train=train)
+    logits, features = run_base(self.base, x, train=train)
     phi = self._phi(features)
     logits, phi = sharding.constrain((logits, phi), 'batch')
     logits = promote_to_float32(logits)

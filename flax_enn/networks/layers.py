@@ -7,7 +7,7 @@ z BEFORE it meets the examples: then no `[N, B, C, D]` array exists, and the
 wide first product is shared by all indices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import math
 from typing import Any
@@ -195,6 +195,25 @@ def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
         ' network takes ONE index; draw it with network.indexer.sample(key, n)'
         ' and map many with flax_enn.over_index'
     )
+
+
+def run_base(base: nn.Module, x: Any, *, train: bool) -> tuple[Any, Any]:
+  """Logits `[B, C]` and features of a backbone.
+
+  Raises:
+    ValueError: it returns something else.
+  """
+  found = base(x, train=train)
+  pair = isinstance(found, tuple) and len(found) == 2
+  if not pair or not isinstance(found[1], Mapping):
+    what = type(found).__name__
+    what = 'one array' if isinstance(found, jax.Array) else f'a {what}'
+    raise ValueError(
+        f'the base {type(base).__name__} returned {what}; a'
+        ' base returns logits [B, C] and its features by name: `return logits,'
+        " {'hidden': h}`, or {} where it has none to show"
+    )
+  return found
 
 
 def contract(basis: jax.Array, index: Index) -> jax.Array:

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 import functools
+import math
+import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flax_enn import build, sharding
+from flax_enn.checkpoints import layout
 from flax_enn.metrics import collection
 from flax_enn.training.state import init_state
 from flax_enn.training.trainer import Trainer
@@ -22,6 +26,7 @@ def check(trainer: Trainer) -> None:
   """
   _check_mesh(trainer)
   _check_network(trainer)
+  _check_memory(trainer)
   _check_objectives(trainer)
   for evaluation in trainer.evaluations:
     path, scorer = _path(trainer, evaluation.name), evaluation.scorer
@@ -111,6 +116,7 @@ def _check_network(trainer: Trainer) -> None:
     index = model.network.indexer.sample(state.key, 1)[0]
     return model.apply(state.variables, batch.x, index)
 
+  target = model.likelihood.target
   form = jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', model.input_spec)
   what = (
       f'config.network cannot take inputs {form} of the data set'
@@ -119,14 +125,81 @@ def _check_network(trainer: Trainer) -> None:
   output = _traced(what, apply, batch)
   expected = (config.batch_size, model.likelihood.outputs)
   for name, found in (('outputs', output.train), ('a base', output.base)):
-    if found is not None and found.shape != expected:
+    if found is None or found.shape == expected:
+      continue
+    has = f'the network {config.network.name!r} has {name} {list(found.shape)}'
+    if not found.shape or found.shape[0] != config.batch_size:
       raise ValueError(
-          f'the network {config.network.name!r} has {name} {list(found.shape)}'
-          f' for a batch of {config.batch_size} examples, but'
-          f' {model.likelihood} needs {list(expected)}; set `classes` in'
-          f' config.network to {expected[1]} or leave it out, or set'
-          ' config.likelihood'
+          f'{has} for {config.batch_size} inputs {form}: expected'
+          f' {list(expected)}. It takes each of these for something else, or'
+          ' mixes the batch up; images need an axis of channels [height, width,'
+          ' channels]'
       )
+    raise ValueError(
+        f'{has}, but {model.likelihood} needs {list(expected)}. Targets y that'
+        f' are {model.likelihood.target.dtype}{list(target.shape)} mean'
+        f' {type(model.likelihood).__name__}: integers are classes, floats are'
+        ' targets of a regression. If that is right, set `classes` in'
+        f' config.network to {expected[1]} or leave it out; if not, mend the'
+        ' data or set config.likelihood'
+    )
+  state = trainer.abstract_state
+  for path, leaf in layout.flatten_with_names(state.params).items():
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+      raise ValueError(
+          f'config.network: the parameter {path} is {leaf.dtype}'
+          f'{list(leaf.shape)}; parameters are real and have an entry at least'
+      )
+  if not jax.tree.leaves(state.params):
+    raise ValueError(
+        'config.network has no parameter to train: all of it is frozen'
+    )
+
+
+def _check_memory(trainer: Trainer) -> None:
+  """Refuses what no device here can hold, by a low estimate.
+
+  The state and, beside it, the outputs of all indices that are mapped at once.
+  """
+  config, mesh = trainer.config, trainer.mesh
+  leaves = layout.flatten_with_names(trainer.abstract_state)
+  bytes_of = {
+      path: math.prod(leaf.sharding.shard_shape(leaf.shape))
+      * leaf.dtype.itemsize
+      for path, leaf in leaves.items()
+      if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  }
+  one = config.batch_size * trainer.model.likelihood.outputs * 4 // mesh.size
+  indices = {'config.num_indices': trainer.num_indices}
+  for evaluation in trainer.evaluations:
+    scorer = evaluation.scorer
+    chunk = min(scorer.chunk, scorer.num_indices)
+    indices[f'{_path(trainer, evaluation.name)}.chunk'] = chunk
+  field, most = max(indices.items(), key=lambda item: item[1])
+  needed, has = sum(bytes_of.values()) + most * one, _memory(mesh)
+  if needed > has:
+    largest = max(bytes_of, key=bytes_of.__getitem__)
+    raise ValueError(
+        f'this takes {needed / 2**30:.1f} GiB of each device at least, which'
+        f' has {has / 2**30:.1f}: {most} indices ({field}) of the batch, and'
+        f' the state, whose largest array is {largest} ({bytes_of[largest]:,}'
+        ' bytes). Make these smaller, or spread them (config.mesh)'
+    )
+
+
+def _memory(mesh: jax.sharding.Mesh) -> float:
+  """Bytes that each device has; emulated ones share those of the machine."""
+  device = mesh.devices.flat[0]
+  if device.platform != 'cpu':
+    try:
+      return (device.memory_stats() or {}).get('bytes_limit', math.inf)
+    except Exception:  # a device that is only described, or another host's
+      return math.inf
+  try:
+    total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (AttributeError, ValueError, OSError):
+    return math.inf
+  return total / len(mesh.local_devices)
 
 
 def _check_objectives(trainer: Trainer) -> None:
@@ -150,9 +223,29 @@ def _check_objectives(trainer: Trainer) -> None:
       )
 
 
+# What JAX and Flax say -> what it means here.
+_HINTS = {
+    'axis spec None but output was batched': (
+        '. These statistics of the network depend on the index, and they must'
+        ' not: collect them before the index is mixed in, or use a norm'
+        ' without statistics'
+    ),
+    'needs PRNG for': (
+        '. A network is given the random stream `params` alone while it trains,'
+        ' and none when it is evaluated: draw with make_rng("params") where'
+        ' train is True'
+    ),
+    "unexpected keyword argument 'train'": (
+        '. A network is called with (x, index, train=…), a base with (x,'
+        ' train=…)'
+    ),
+}
+
+
 def _traced(what: str, fn: Callable[..., Any], *args: Any) -> Any:
   """The shapes that `fn` returns; errors say what was tried."""
   try:
     return jax.eval_shape(fn, *args)
   except Exception as e:  # jax, flax and networks each have their own
-    raise ValueError(f'{what}: {e}') from e
+    hint = next((h for sign, h in _HINTS.items() if sign in str(e)), '')
+    raise ValueError(f'{what}: {type(e).__name__}: {e}{hint}') from e

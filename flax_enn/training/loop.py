@@ -50,11 +50,12 @@ def train_and_evaluate(
     FloatingPointError: the loss or the gradient stopped being finite.
     WorkdirInUseError: another run has the workdir.
   """
-  workdir = epath.Path(workdir)
-  trainer = Trainer.from_config(config)
-  _check_run(trainer, workdir, profile_at)
+  workdir = epath.Path(workdir).expanduser()
   with contextlib.ExitStack() as stack:
     lock = stack.enter_context(WorkdirLock(workdir))
+    trainer = Trainer.from_config(config)
+    config = trainer.config
+    _check_run(trainer, workdir, profile_at)
     distributed.check_shared_filesystem(workdir)
     stack.enter_context(trainer.use_mesh())
     writer = stack.enter_context(writers.create_writer(workdir))

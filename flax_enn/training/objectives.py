@@ -7,7 +7,7 @@ import zlib
 
 import ml_collections
 
-from flax_enn import build
+from flax_enn import annotations, build
 from flax_enn.losses import Objective
 from flax_enn.training.optimizer import schedule_from
 
@@ -22,6 +22,7 @@ def create_objectives(
 def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
   path = f'config.objectives.{name}'
   section = config.objectives[name]
+  annotations.checked(section, annotations.SECTION, path)
   fields = [f.name for f in dataclasses.fields(Objective)]
   build.check_names(section, fields, path, 'an objective')
   if 'loss' not in section:
@@ -53,7 +54,10 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
       'indices': built('indices', build.INDICES),
   }
   noise = []
-  for key, value in (section.get('noise') or {}).items():
+  named = annotations.checked(
+      section.get('noise'), annotations.SECTION | None, f'{path}.noise'
+  )
+  for key, value in (named or {}).items():
     seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
     if hasattr(value, 'items'):
       value = {'seed': seed, **value}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flax_enn import build, library
+from flax_enn import annotations, build, library
 
 # What decays: kernels and embeddings. Biases and norms go by other names.
 _DECAYED = ('kernel', 'embedding')
@@ -36,7 +36,9 @@ def create_schedule(
     ValueError: what was found, what was expected, and the field to change.
   """
   path = 'config.optimizer.schedule'
-  section = library.plain(config.get('schedule')) or {'name': 'constant'}
+  schedule = config.get('schedule')
+  annotations.checked(schedule, annotations.SECTION | None, path)
+  section = library.plain(schedule) or {'name': 'constant'}
   name, peak = section.get('name'), library.plain(config.get('learning_rate'))
   if name not in _OWN_SCHEDULES:
     _find_schedule(name, path, _OWN_SCHEDULES)

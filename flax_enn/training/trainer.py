@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
-from flax_enn import build, data, sharding
+from flax_enn import annotations, build, data, sharding
+from flax_enn import config as config_lib
 from flax_enn.core import Batch
 from flax_enn.evaluation import Evaluation, create_evaluations
 from flax_enn.losses import Objective
 from flax_enn.model import Model, create_dataset, create_loader
-from flax_enn.training import config as config_lib
 from flax_enn.training import optimizer
 from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import (
@@ -68,6 +68,7 @@ class Trainer:
     Raises:
       ValueError: what was found, what was expected, and the field to change.
     """
+    config = annotations.normalized(config)
     config_lib.check(config)
     with build.located('config.sharding'):
       rules = sharding.create_rules(config.sharding)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 import pytest
 
 from flax_enn import sharding
@@ -22,6 +23,7 @@ from flax_enn.checkpoints import (
     fingerprint,
     layout,
 )
+from tests import tiny
 from tests.checkpoints.conftest import (
     abstract,
     assert_same,
@@ -415,6 +417,42 @@ while len(os.listdir(checkpointer.directory)) < 2:
   pass  # until the save has begun on disk
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """Where Orbax expects a marker in each finished checkpoint."""
+  monkeypatch.setattr(
+      atomicity_defaults,
+      'get_default_temporary_path_class',
+      lambda *args, **options: atomicity.CommitFileTemporaryPath,
+  )
+
+
+def test_a_finished_checkpoint_without_its_marker_is_kept(run, mesh, bucket):
+  markers = [*run.glob('checkpoints/*/**/commit_success.txt')]
+  for marker in markers:  # as an older version, or a copy, leaves them out
+    marker.unlink()
+  before = tiny.files(run)
+  with pytest.raises(ValueError, match=r'checkpoints \[1, 2\] in .*no commit'):
+    open_and_restore(run, draw_state(0, mesh))
+  assert tiny.files(run) == before
+  for step in (1, 2):  # as the error says
+    (run / 'checkpoints' / str(step) / 'commit_success.txt').touch()
+  assert open_and_restore(run, draw_state(0, mesh))[1] == 2
+
+
+def test_a_save_that_was_cut_off_is_cleared_away(tmp_path, mesh, bucket):
+  checkpointer = Checkpointer(tmp_path)
+  assert checkpointer.save(draw_state(1, mesh), 1)
+  checkpointer.score(1, {'nll': 1.0})
+  assert checkpointer.save(draw_state(2, mesh), 2)
+  checkpointer.close()
+  (tmp_path / 'checkpoints' / '2' / 'commit_success.txt').unlink()
+  state, step = open_and_restore(tmp_path, draw_state(0, mesh))
+  assert step == 1
+  assert_same(state, draw_state(1, mesh))
+  assert names(tmp_path) == ['1']
 
 
 def test_killed_while_saving(tmp_path, mesh):

@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from flax_enn import sharding
+from flax_enn import annotations, sharding
 from flax_enn.build import check_names
 
 
@@ -97,17 +97,25 @@ def default_config() -> ml_collections.ConfigDict:
   })
 
 
-# Integers -> the least that they may be.
-_LEAST = {
-    **dict.fromkeys(('seed', 'eval.every', 'checkpoint.every'), 0),
-    **dict.fromkeys(
-        (
-            'batch_size', 'num_steps', 'accumulation', 'log_every', 'eval.tau',
-            'eval.chunk', 'checkpoint.keep',
-        ),
-        1,
-    ),
-}  # fmt: skip
+# Integers -> the least and the most that they may be. What is above is taken
+# for a slip: no machine has the memory, or the years.
+_BOUNDS = {
+    'seed': (0, 2**32 - 1),
+    'batch_size': (1, 10**7),
+    'num_steps': (1, 10**10),
+    'num_indices': (1, 10**6),
+    'accumulation': (1, 10**6),
+    'log_every': (1, 10**10),
+    'dataset.workers': (0, 4096),
+    'dataset.read_ahead': (0, 10**5),
+    'eval.every': (0, 10**10),
+    'eval.num_indices': (1, 10**7),
+    'eval.tau': (1, 10**5),
+    'eval.chunk': (1, 10**7),
+    'checkpoint.every': (0, 10**10),
+    'checkpoint.keep': (1, 10**6),
+}
+_OPTIONAL = ('num_indices', 'eval.num_indices')
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -118,15 +126,24 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   defaults = default_config()
   _check_fields(config, defaults, 'config')
+  for field, default in defaults.items():
+    if isinstance(default, ml_collections.ConfigDict):
+      annotations.checked(config[field], annotations.SECTION, f'config.{field}')
   for section in ('mesh', 'eval', 'checkpoint'):
     _check_fields(config[section], defaults[section], f'config.{section}')
-  for field, least in _LEAST.items():
-    _check_integer(config, field, least)
-  for field in ('num_indices', 'eval.num_indices'):
-    if _get(config, field) is not None:
-      _check_integer(config, field, 1)
+  for field in ('init', 'likelihood'):
+    kind = annotations.SECTION | None
+    annotations.checked(config[field], kind, f'config.{field}')
+  for field in _BOUNDS:
+    if field not in ('dataset.workers', 'dataset.read_ahead') or (
+        field.split('.')[1] in config.dataset
+    ):
+      _check_integer(config, field)
+  for axis, size in config.mesh.items():
+    annotations.checked(size, int, f'config.mesh.{axis}')
   for name, entry in config.evals.items():
     path = f'config.evals.{name}'
+    annotations.checked(entry, annotations.SECTION, path)
     if name in ('step', 'test', 'validation') or '/' in name:
       raise ValueError(
           f'{path}: that name has a meaning in results.json; choose another'
@@ -134,13 +151,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     fields = {*defaults.eval, 'dataset', 'split'} - {'every'}
     check_names(entry or (), fields, path, 'an evaluation')
     for field in {'num_indices', 'tau', 'chunk'} & set(entry):
-      if entry[field] is not None or field != 'num_indices':
-        _check_integer(config, f'evals.{name}.{field}', 1)
-  if config.seed >= 2**32:
-    raise ValueError(
-        f'config.seed is {config.seed}; a seed is less than 2**32, or two of'
-        ' them would give the same run'
-    )
+      _check_integer(config, f'evals.{name}.{field}', f'eval.{field}')
   if not config.objectives:
     raise ValueError(
         'config.objectives is empty; it needs at least one named objective, for'
@@ -160,12 +171,16 @@ def _check_fields(
     )
 
 
-def _check_integer(config: Any, field: str, least: int) -> None:
-  value = _get(config, field)
-  if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _check_integer(config: Any, field: str, like: str | None = None) -> None:
+  """Checks a field by the bounds of another, its own by default."""
+  like = like or field
+  least, most = _BOUNDS[like]
+  kind = int | None if like in _OPTIONAL else int
+  value = annotations.checked(_get(config, field), kind, f'config.{field}')
+  if value is not None and not least <= value <= most:
     raise ValueError(
         f'config.{field} is {value!r}; it must be an integer of at least'
-        f' {least}'
+        f' {least} and at most {most}'
     )
 
 
