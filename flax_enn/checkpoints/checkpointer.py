@@ -1,6 +1,7 @@
 """The checkpoints of one run: the latest ones and the best one are kept."""
 
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 import dataclasses
 import math
 import time
@@ -106,13 +107,17 @@ class Checkpointer:
     if step in self._manager.all_steps():
       return False
     self._drop_score(step)
-    return self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            meta=fingerprint.Save(fingerprint.start(state)),
-        ),
+    numbers: futures.Future[Any] = futures.Future()
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), meta=fingerprint.Save(numbers)
     )
+    try:
+      saved = self._manager.save(step, args=items)
+      # Started once the state has been copied, or that would wait for it.
+      numbers.set_result(fingerprint.start(state))
+    finally:
+      numbers.cancel()
+    return saved
 
   def score(self, step: int, metrics: Mapping[str, float]) -> None:
     """Records how a saved step was evaluated, which ranks it.

@@ -1,6 +1,7 @@
 """An exact fingerprint of arrays that does not depend on where they lie."""
 
 from collections.abc import Mapping
+from concurrent import futures
 import dataclasses
 import json
 import math
@@ -113,7 +114,7 @@ class Handler(ocp.AsyncCheckpointHandler):
     """Starts to wait for them in the thread of the save."""
 
     async def write() -> None:
-      numbers = read(args.numbers)
+      numbers = read(args.numbers.result())
       if jax.process_index() == 0:
         text = json.dumps({'fingerprints': numbers})
         (directory / 'metadata').write_text(text)
@@ -135,7 +136,7 @@ class Save(ocp.args.CheckpointArgs):
   """The fingerprints as an item of a checkpoint.
 
   Attributes:
-    numbers: from `start`.
+    numbers: what `start` has started, or will have.
   """
 
-  numbers: Any
+  numbers: futures.Future[Any]
