@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flax_enn import compilation_cache
-from tests import tiny
+from tests import commands, tiny
 
 # Prints where the cache is, how many programs came from it, and a result.
 PROGRAM = '''
@@ -54,22 +54,41 @@ def end(process):
   """Path, hits, numbers, and what was said beside them."""
   out, said = process.communicate()
   assert process.returncode == 0, said
-  path, hits, *numbers = out.strip().split('|')
+  return parsed(out, said)
+
+
+def parsed(answer, said):
+  path, hits, *numbers = answer.strip().split('|')
   return Path(path), int(hits), numbers, said
 
 
-def run(*args, **variables):
-  return end(start(*args, **variables))
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Runs the program to its end, where JAX need not read its environment."""
+  folder = tmp_path_factory.mktemp('program')
+  script = folder / 'program.py'
+  script.write_text(PROGRAM)
+  modules = ('jax.numpy', 'flax_enn.compilation_cache')
+  with commands.interpreter(modules, environment()) as interpreter:
+
+    def run(cache, max_bytes=HUGE, programs=3, **variables):
+      words = [script, cache, max_bytes, programs]
+      code, said = interpreter(folder, words, **variables)
+      assert code == 0, said
+      *said, answer = said.splitlines(keepends=True)
+      return parsed(answer, ''.join(said))
+
+    yield run
 
 
 @pytest.fixture(scope='module')
-def expected():
+def expected(run):
   path, hits, numbers, said = run('')
   assert (str(path), hits, said) == ('None', 0, '')
   return numbers
 
 
-def test_the_next_run_compiles_nothing(tmp_path, expected):
+def test_the_next_run_compiles_nothing(tmp_path, run, expected):
   path, hits, cold, _ = run(tmp_path / 'new' / 'folder')
   assert (hits, cold) == (0, expected)
   assert path.parent == tmp_path / 'new' / 'folder'
@@ -79,7 +98,7 @@ def test_the_next_run_compiles_nothing(tmp_path, expected):
   assert {file.name for file in path.glob('*-cache')} == entries
 
 
-def test_cold_writers_at_once_agree(tmp_path, expected):
+def test_cold_writers_at_once_agree(tmp_path, run, expected):
   processes = [start(tmp_path) for _ in range(3)]
   for process in processes:
     _, _, numbers, said = end(process)
@@ -87,7 +106,7 @@ def test_cold_writers_at_once_agree(tmp_path, expected):
   assert run(tmp_path)[1] > 0
 
 
-def test_a_writer_that_was_killed_is_repaired(tmp_path, expected):
+def test_a_writer_that_was_killed_is_repaired(tmp_path, run, expected):
   path, _, _, _ = run(tmp_path)
   for entry in (entries := list(path.glob('*-cache'))):
     entry.write_bytes(entry.read_bytes()[:100])
@@ -96,7 +115,7 @@ def test_a_writer_that_was_killed_is_repaired(tmp_path, expected):
   assert run(tmp_path)[1:] == (len(entries), expected, '')
 
 
-def test_entries_that_cannot_be_read_are_compiled(tmp_path, expected):
+def test_entries_that_cannot_be_read_are_compiled(tmp_path, run, expected):
   path, _, _, _ = run(tmp_path)
   for entry in path.glob('*-cache'):
     entry.write_bytes(b'nonsense')
@@ -105,7 +124,7 @@ def test_entries_that_cannot_be_read_are_compiled(tmp_path, expected):
   assert 'Error reading persistent compilation cache' in said
 
 
-def test_the_folder_stays_below_its_bound(tmp_path):
+def test_the_folder_stays_below_its_bound(tmp_path, run):
   path, _, _, _ = run(tmp_path)
   size = max(file.stat().st_size for file in path.glob('*-cache'))
   path, _, _, said = run(tmp_path, 3 * size, 8)
@@ -115,7 +134,7 @@ def test_the_folder_stays_below_its_bound(tmp_path):
 
 @pytest.mark.parametrize('kind', ['file', 'proc', 'lock', 'bucket'])
 def test_folders_that_cannot_be_used_cost_one_warning(
-    kind, tmp_path, expected
+    kind, tmp_path, run, expected
 ):
   folder = {'proc': '/proc/cache', 'bucket': 'nowhere://bucket/cache'}.get(
       kind, tmp_path / 'cache'
@@ -142,16 +161,19 @@ def test_by_default_it_is_in_the_users_cache(variable, tmp_path, monkeypatch):
   assert Path(compilation_cache.default_folder()) == expected
 
 
-def test_jax_may_have_been_told(tmp_path):
+def test_jax_may_have_been_told(tmp_path, run):
+  def told(*args, **variables):
+    return end(start(*args, **variables))
+
   users = {'XDG_CACHE_HOME': str(tmp_path / 'user')}
-  path, *_ = run(tmp_path / 'a', JAX_ENABLE_COMPILATION_CACHE='false', **users)
+  path, *_ = told(tmp_path / 'a', JAX_ENABLE_COMPILATION_CACHE='false', **users)
   assert str(path) == 'None' and not list(tmp_path.iterdir())
   jaxs = str(tmp_path / 'b')
-  assert run(None, JAX_COMPILATION_CACHE_DIR=jaxs, **users)[0] == Path(jaxs)
+  assert told(None, JAX_COMPILATION_CACHE_DIR=jaxs, **users)[0] == Path(jaxs)
   assert not (tmp_path / 'user').exists()
-  assert run('', JAX_COMPILATION_CACHE_DIR=jaxs)[1] == 0
+  assert told('', JAX_COMPILATION_CACHE_DIR=jaxs)[1] == 0
   # What is said by the call counts more.
-  path, *_ = run(tmp_path / 'c', JAX_COMPILATION_CACHE_DIR=jaxs, **users)
+  path, *_ = told(tmp_path / 'c', JAX_COMPILATION_CACHE_DIR=jaxs, **users)
   assert path.parent == tmp_path / 'c'
   assert run(None, **users)[0].parent == tmp_path / 'user' / 'flax_enn'
 
@@ -164,9 +186,8 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize(
-    'processes', [1, pytest.param(2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
 def test_runs_are_the_same_bit_for_bit(processes, tmp_path):
   config = tmp_path / 'config.py'
   config.write_text(CONFIG % processes)

@@ -29,12 +29,17 @@ VARIANTS = {
     'imagenet_epinet': IMAGENET,
     **dict.fromkeys(CONFIGS_OF_CIFAR, CIFAR),
 }
-# One of each kind: an epinet, an ensemble, batch statistics, a prior of
+# One of each kind: an epinet, an ensemble; batch statistics, a prior of
 # convolutions.
-KINDS = [
-    'digits_epinet', 'digits_ensemble', 'fashion_mnist_resnet',
-    'imagenet_epinet',
-]  # fmt: skip
+KINDS = ['digits_epinet', 'digits_ensemble']
+SLOW_KINDS = ['fashion_mnist_resnet', 'imagenet_epinet']
+# Data of each kind: bundled ones, a file of arrays, JPEGs.
+DATA = ['digits_epinet', 'fashion_mnist_epinet', 'imagenet_epinet']
+
+
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
 
 CLASSIFICATION = {'accuracy', 'nll', 'joint_nll', 'ece', 'brier'}
 REGRESSION = {'rmse', 'nll', 'joint_nll'}
@@ -169,11 +174,9 @@ def data_dir(tmp_path_factory):
     'name, variant',
     # The others lie between the shallowest and the deepest.
     [
-        *((name, '') for name in CONFIGS),
-        *(
-            pytest.param(name, variants[-1], marks=pytest.mark.slow)
-            for name, variants in VARIANTS.items()
-        ),
+        *((name, '') for name in DATA),
+        *(slow(name, '') for name in CONFIGS if name not in DATA),
+        *(slow(name, variants[-1]) for name, variants in VARIANTS.items()),
     ],
 )
 def test_config_fits_together_at_full_size(name, variant, data_dir):
@@ -206,7 +209,7 @@ def test_variant_fits_together_in_its_smoke_form():
   tiny.built(smoke('digits_epinet', 'joint'))
 
 
-@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('name', [*KINDS, *map(slow, SLOW_KINDS)])
 def test_config_runs_in_its_smoke_form(name, tmp_path):
   results = train_and_evaluate(smoke(name), tmp_path)
   check_results(results, 'test', CLASSIFICATION)

@@ -1,6 +1,7 @@
 """Sweeps: lists of overrides, and the script that runs them."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -112,33 +113,38 @@ def prior_scale(folder):
 
 def test_a_sweep_from_start_to_end(tmp_path):
   config, workdir = prior_scale(tmp_path), tmp_path / 'sweep'
-  code, said = run(config, workdir, '--print', '--compilation_cache=/a b')
-  assert code == 0 and said.count("'--compilation_cache=/a b'") == 2, said
-  code, said = run(config, workdir, '--print')
-  assert code == 0 and 'compilation_cache' not in said, said
-  commands = [line for line in said.splitlines() if 'train.py' in line]
-  assert len(commands) == 2 and not workdir.exists()
+  show = [SCRIPT, f'--config={config}', f'--workdir={workdir}', '--print']
+  cache = f'--compilation_cache={tmp_path}/a b'
+  (code, plain), (code_with_cache, with_cache) = commands.answers(
+      (tiny.ROOT, words) for words in (show, [*show, cache])
+  )
+  assert code == 0 and 'compilation_cache' not in plain, plain
+  assert code_with_cache == 0 and with_cache.count(f"'{cache}'") == 2
+  printed = [line for line in with_cache.splitlines() if 'train.py' in line]
+  assert len(printed) == 2 and not workdir.exists()
   # One of them is run by hand, the other is left.
   subprocess.run(
-      shlex.split(commands[0]), check=True, cwd=tiny.ROOT,
+      shlex.split(printed[0]), check=True, cwd=tiny.ROOT,
       env=tiny.environment(), capture_output=True,
   )  # fmt: skip
+  assert list((tmp_path / 'a b').rglob('*-cache'))
+  before = tiny.files(workdir / 'prior_scale=0.5')
   code, said = run(config, workdir, '--parallel=2')
   assert code == 0, said
   assert '1 of 2 runs are finished' in said
   assert 'Finished prior_scale=2.0; 1 of 1 done' in said
+  # What is finished is not run again.
   assert 'prior_scale=0.5;' not in said
+  assert tiny.files(workdir / 'prior_scale=0.5') == before
   with (workdir / 'sweep.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [row['network.prior_scale'] for row in rows] == ['0.5', '2.0']
   assert rows[0]['enn_nll'] != rows[1]['enn_nll']
   assert all(float(row['base_joint_nll']) > 0 for row in rows)
   assert (workdir / 'sweep.png').read_bytes().startswith(b'\x89PNG')
-  # Nothing is left, and nothing is run again.
-  before = tiny.files(workdir / 'prior_scale=0.5')
-  code, said = run(config, workdir)
-  assert code == 0 and '2 of 2 runs are finished' in said
-  assert tiny.files(workdir / 'prior_scale=0.5') == before
+  # Nothing is left.
+  runs = sweeps.load_runs(str(config), epath.Path(workdir))
+  assert [run.finished for run in runs] == [True, True]
 
 
 @pytest.mark.slow
@@ -198,28 +204,69 @@ def test_other_steps_are_another_result(tmp_path):
     assert [row['step'] for row in csv.DictReader(file)] == ['4']
 
 
-@pytest.mark.parametrize(
-    'number',
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-)
-def test_a_sweep_that_is_stopped_saves(number, tmp_path):
-  sweep = "[{'seed': 1}, {'seed': 2}]"
-  config, workdir = write_config(tmp_path, sweep), tmp_path / 'sweep'
-  text = config.read_text().replace('num_steps=2', 'num_steps=20000')
-  config.write_text(text)
-  flags = [f'--config={config}', f'--workdir={workdir}']
-  with tiny.python(SCRIPT, *flags, start_new_session=True) as process:
+STARTED = '''
+from pathlib import Path
+import sys
+from absl import app
+sys.path.insert(0, {launch!r})
+import sweep
+
+sweep.TRAIN = Path({script!r})
+app.run(sweep.main)
+'''
+TRAINS = '''
+import signal, sys, time
+
+def stop(*_):
+  print('saved', flush=True)
+  sys.exit()
+
+signal.signal(signal.SIGTERM, stop)
+print('started', flush=True)
+time.sleep(300)
+'''
+
+
+def stopped(start, workdir, number, begun):
+  """What a sweep of seeds 1 and 2 says that got a signal; and its log."""
+  with start() as process:
     log, end = workdir / 'seed=1' / 'train.log', time.monotonic() + 120
-    while not log.exists() or '[3] ' not in log.read_text():
+    while not log.exists() or begun not in log.read_text():
       assert process.poll() is None and time.monotonic() < end
       time.sleep(0.1)
     os.killpg(process.pid, number)  # as a terminal does it
     said, _ = process.communicate(timeout=60)
   assert process.returncode == 1 and 'Stopped; the same command' in said, said
   assert 'FAILED' not in said and 'Traceback' not in said
-  step = re.search(r'Asked to stop after step (\d+)', log.read_text())[1]
-  assert (workdir / 'seed=1' / 'checkpoints' / step).is_dir()
   assert not (workdir / 'seed=2').exists()
+  return log.read_text()
+
+
+SEEDS = "[{'seed': 1}, {'seed': 2}]"
+
+
+def test_a_sweep_that_is_stopped_asks_its_runs_to_save(tmp_path):
+  config, workdir = write_config(tmp_path, SEEDS), tmp_path / 'sweep'
+  script = tmp_path / 'trains.py'
+  script.write_text(TRAINS)
+  program = STARTED.format(launch=str(SCRIPT.parent), script=str(script))
+  flags = ['-c', program, f'--config={config}', f'--workdir={workdir}']
+  start = functools.partial(tiny.python, *flags, start_new_session=True)
+  log = stopped(start, workdir, signal.SIGINT, 'started')
+  assert log.split() == ['started', 'saved']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_saves(number, tmp_path):
+  config, workdir = write_config(tmp_path, SEEDS), tmp_path / 'sweep'
+  text = config.read_text().replace('num_steps=2', 'num_steps=20000')
+  config.write_text(text)
+  flags = [SCRIPT, f'--config={config}', f'--workdir={workdir}']
+  start = functools.partial(tiny.python, *flags, start_new_session=True)
+  log = stopped(start, workdir, number, '[3] ')
+  step = re.search(r'Asked to stop after step (\d+)', log)[1]
+  assert (workdir / 'seed=1' / 'checkpoints' / step).is_dir()
 
 
 FILE = 'from tests import tiny\n'
