@@ -50,8 +50,8 @@ base = time.process_time() - start
 import flax_enn
 print((time.process_time() - start) / base)
 """
-  # The least of three: a busy machine only ever makes it slower.
-  assert min(float(run(program)) for _ in range(3)) < 1.5
+  # One of three: a busy machine only ever makes it slower.
+  assert any(float(run(program)) < 1.5 for _ in range(3))
 
 
 def normal(name):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from flax_enn.training import load_config, train_and_evaluate
 from tests import processes
 
 STEPS = 40
@@ -52,12 +53,13 @@ def assert_close(found, expected, rel=1e-5):
 def reference(config_file, tmp_path_factory):
   """The workdir of an uninterrupted run of two processes."""
   workdir = tmp_path_factory.mktemp('reference')
-  finish(config_file, workdir, 2, 2)
+  finish(config_file, workdir, 2, 4)
   return workdir
 
 
 def test_two_processes_are_one(config_file, reference, tmp_path):
-  expected = finish(config_file, tmp_path, 1, 4)
+  """The one is this, of eight devices."""
+  expected = train_and_evaluate(load_config(str(config_file)), tmp_path)
   assert_close(processes.results(reference), expected)
   # The second process writes nothing: one file of curves, as of one process.
   for workdir in (reference, tmp_path):

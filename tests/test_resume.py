@@ -10,7 +10,6 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from flax_enn.data.two_moons import TwoMoons
 from flax_enn.training import load_config, train_and_evaluate
 from tests import processes, tiny
 
@@ -60,38 +59,6 @@ def test_a_finished_run_is_evaluated_again_and_not_trained(whole):
   train_and_evaluate(config, workdir)
   assert results(workdir) == before
   assert tiny.files(workdir / 'checkpoints') == saved
-
-
-class Stopped(Exception):
-  """What a run is stopped with."""
-
-
-class Failing(TwoMoons):
-  """Two moons on a disk that fails after so many examples."""
-
-  left = 1000
-
-  def augment(self, x, rng):
-    Failing.left -= 1
-    if Failing.left < 0:
-      raise Stopped
-    return super().augment(x, rng)
-
-
-def test_a_run_that_broke_off_ends_with_the_same_bits(tmp_path, monkeypatch):
-  config = tiny.epinet(**{
-      'dataset.name': f'{__name__}:Failing',
-      'dataset.read_ahead': 0,
-  })
-  train_and_evaluate(config, tmp_path / 'whole')
-  # Two batches are read ahead of the step.
-  monkeypatch.setattr(Failing, 'left', 5 * config.batch_size)
-  with pytest.raises(Stopped):
-    train_and_evaluate(config, tmp_path / 'run')
-  assert tiny.last_state(config, tmp_path / 'run')[1] == 2
-  assert not (tmp_path / 'run' / 'results.json').exists()
-  monkeypatch.setattr(Failing, 'left', 1000)
-  check_continues(config, tmp_path / 'run', tmp_path / 'whole')
 
 
 # From here on processes are killed or asked to stop.
@@ -150,6 +117,46 @@ def gates(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='module')
+def short(config_file, tmp_path_factory):
+  """A config of four steps and the workdir of its run, here."""
+  config = tiny.changed(load_config(str(config_file)), {'num_steps': 4})
+  workdir = tmp_path_factory.mktemp('short')
+  train_and_evaluate(config, workdir)
+  return config, workdir
+
+
+class Stopped(Exception):
+  """What a run is stopped with."""
+
+
+class Failing(processes.Gated):
+  """Two moons on a disk that fails after so many examples."""
+
+  left = 1000
+
+  def augment(self, x, rng):
+    Failing.left -= 1
+    if Failing.left < 0:
+      raise Stopped
+    return super().augment(x, rng)
+
+
+def test_a_run_that_broke_off_ends_with_the_same_bits(
+    short, tmp_path, monkeypatch
+):
+  config, reference = short
+  config = tiny.changed(config, {'dataset.name': f'{__name__}:Failing'})
+  # Two batches are read ahead of the step.
+  monkeypatch.setattr(Failing, 'left', 5 * BATCH)
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, tmp_path)
+  assert tiny.last_state(config, tmp_path)[1] == 2
+  assert not (tmp_path / 'results.json').exists()
+  monkeypatch.setattr(Failing, 'left', 1000)
+  check_continues(config, tmp_path, reference)
+
+
+@pytest.fixture(scope='module')
 def uninterrupted(config_file, tmp_path_factory):
   """Number of processes -> the workdir of a run from start to end."""
 
@@ -165,14 +172,16 @@ def uninterrupted(config_file, tmp_path_factory):
 
 
 def test_what_sigterm_has_saved_ends_with_the_same_bits(
-    config_file, gates, tmp_path
+    short, config_file, gates, tmp_path
 ):
   """One process stops in its evaluation, another goes on."""
-  workdir, reference = tmp_path / 'run', tmp_path / 'whole'
+  config, reference = short
+  workdir = tmp_path / 'run'
   gate = Gate(gates, 'evaluating', BATCH, 4)
-  short = {'num_steps': 2, 'checkpoint.every': 0}
-  flags = [f'--config.{field}={value}' for field, value in short.items()]
-  flags.append(f'--preemption_exit_code={CODE_IF_PREEMPTED}')
+  flags = [
+      f'--config.num_steps={config.num_steps}',
+      f'--preemption_exit_code={CODE_IF_PREEMPTED}',
+  ]
   with processes.started(config_file, workdir, 1, 8, *flags) as run:
     run.wait_for('evaluating', gate.is_reached)
     run.processes[0].send_signal(TERM)
@@ -180,10 +189,8 @@ def test_what_sigterm_has_saved_ends_with_the_same_bits(
     assert run.codes() == [CODE_IF_PREEMPTED], run.log()
   gate.open()
   assert check_stopped('evaluating', [''.join(run.said[0])], workdir)
-  assert processes.saved_steps(workdir) == [2]
+  assert processes.saved_steps(workdir) == [2, 4]
   assert not (workdir / 'results.json').exists()
-  config = tiny.changed(load_config(str(config_file)), short)
-  train_and_evaluate(config, reference)
   check_continues(config, workdir, reference)
   assert not partial(workdir).exists()
 

@@ -129,7 +129,7 @@ def test_a_sweep_from_start_to_end(tmp_path):
   )  # fmt: skip
   assert list((tmp_path / 'a b').rglob('*-cache'))
   before = tiny.files(workdir / 'prior_scale=0.5')
-  code, said = run(config, workdir, '--parallel=2')
+  code, said = run(config, workdir, '--parallel=2', cache)
   assert code == 0, said
   assert '1 of 2 runs are finished' in said
   assert 'Finished prior_scale=2.0; 1 of 1 done' in said

@@ -61,8 +61,15 @@ def test_evaluation_sees_normalised_images_in_order(name, data_dir):
   assert labels.tolist() == y
 
 
-@pytest.mark.parametrize('name', SETS)
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'name, workers',
+    [
+        ('cifar10', 0),
+        ('cifar100', 1),
+        pytest.param('cifar10', 1, marks=pytest.mark.slow),
+        pytest.param('cifar100', 0, marks=pytest.mark.slow),
+    ],
+)
 def test_training_sees_windows_of_padded_images(name, workers, data_dir):
   x, y = stored(name, data_dir, 'train')
   dataset = SETS[name](data_dir=data_dir, cutout=0)

@@ -125,7 +125,7 @@ def test_real_photos_are_those_of_pillow():
   """They have 256 pixels by the shorter side: nothing is resampled."""
   encoded = photos()
   assert len(encoded) == 1000
-  for one in encoded:
+  for one in encoded[::5]:
     got = seen_by_evaluation(one)
     expected = central(pixels_of(one))
     assert expected.shape == got.shape
@@ -325,7 +325,9 @@ class Torn(Imagenet2012):
     return ArraySource(x, np.arange(3))
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'workers', [0, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_the_loader_says_which_image_is_broken(workers):
   said = r'id 1 of Torn\(.*: not a JPEG(.|\n)*Repair this example'
   with pytest.raises(ValueError, match=said):

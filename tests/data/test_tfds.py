@@ -84,11 +84,11 @@ print('result', len(source), round(total), 'tensorflow' in sys.modules)
           stderr=subprocess.PIPE,
           text=True,
       )
-      for _ in range(3)
+      for _ in range(2)
   ]
   outputs = [process.communicate(timeout=300) for process in processes]
   results = {out.strip().splitlines()[-1] for out, err in outputs if out or err}
-  assert [p.returncode for p in processes] == [0] * 3, outputs
+  assert [p.returncode for p in processes] == [0] * 2, outputs
   (result,) = results
   assert result.startswith('result 1437 ') and result.endswith('False')
   left = [p.name for p in (tmp_path / 'sklearn_digits').iterdir()]

@@ -65,7 +65,7 @@ def _batches(x, y):
 
 
 def _variables(net):
-  return net.init(jax.random.key(1), jnp.zeros((B, 5)), jnp.zeros(2))
+  return jax.jit(net.init)(jax.random.key(1), jnp.zeros((B, 5)), jnp.zeros(2))
 
 
 def _score(size=40, likelihood=CLASSIFY, net=None, **options):
@@ -78,7 +78,8 @@ def _all_at_once(size, likelihood):
   """Metrics of base and enn from one [N, B, C] array of the whole split."""
   net, (x, y) = Net(), _examples(size, likelihood)
   indices = net.indexer.sample(KEY, N)
-  outputs = [net.apply(_variables(net), x, z) for z in indices]
+  variables, apply = _variables(net), jax.jit(net.apply)
+  outputs = [apply(variables, x, z) for z in indices]
   preds = {
       'base': outputs[0].base[None],
       'enn': jnp.stack([o.preds for o in outputs]),
@@ -86,7 +87,9 @@ def _all_at_once(size, likelihood):
   computed, collection = {}, metrics.collection(likelihood.metrics)
   for name, values in preds.items():
     stats = metrics.PredictiveStats.zeros(likelihood, size, TAU)
-    stats = stats.update(likelihood, values, y)
+    stats = jax.jit(
+        lambda stats, values, y: stats.update(likelihood, values, y)
+    )(stats, values, y)
     computed[name] = collection.single_from_model_output(
         predictive=stats, y=y, mask=jnp.ones(size)
     ).compute()
