@@ -12,7 +12,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LOWEST := .venv-lowest
 # A worker per core, at most four: each has 8 emulated devices of its own.
-PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+  --no-loadscope-reorder
 PIP := -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help

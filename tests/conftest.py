@@ -35,7 +35,19 @@ def pytest_addoption(parser):
   parser.addoption('--slow', action='store_true', help='run slow tests too')
 
 
+# What takes longest comes first (and xdist is told to keep this order): no
+# worker is left with it at the end. The others follow by their names.
+LONG = [
+    'test_resume', 'test_processes', 'test_sweep', 'test_bad_input', 'test_run',
+    'test_evaluations', 'test_readme', 'test_laws', 'test_checkpointer',
+    'test_golden_resnets', 'test_step', 'test_resnet', 'test_imagenet2012',
+    'test_with_prior', 'test_model', 'test_loader', 'test_compilation_cache',
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(config, items):
+  order = {stem: place for place, stem in enumerate(LONG)}
+  items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
   if config.option.slow or 'slow' in config.option.markexpr:
     return
   skip = pytest.mark.skip(reason='slow: runs in make test-all')

@@ -224,8 +224,11 @@ CONFIGS = {
             {f'eval.{field}': value},
             [f'config.eval.{field}: temperature is {value!r}', 'above 0'],
         )
-        for field in ('temperature', 'base_temperature')
-        for value in (0.0, -1.0, math.inf, math.nan, '0.7', None)
+        for field, values in (
+            ('temperature', (0.0, -1.0, math.inf, math.nan, '0.7', None)),
+            ('base_temperature', (0.0, None)),
+        )
+        for value in values
     },
     **{
         f'{field} of a regression': (

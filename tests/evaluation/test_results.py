@@ -91,18 +91,17 @@ def test_file_holds_several_evaluations_by_name(tmp_path):
   }
 
 
-@pytest.mark.parametrize('with_base', [True, False])
 @pytest.mark.parametrize(
-    'likelihood, shape',
+    'likelihood, shape, with_base',
     [
-        (Categorical(3), (8, 8, 1)),
-        (Categorical(12), (8, 8, 3)),
-        (Categorical(3), (2,)),
-        (Categorical(3), (7,)),
-        (Gaussian(1), (1,)),
-        (Gaussian(1, scale=None), (1,)),
-        (TwoHot(-1.0, 1.0, 5), (1,)),
-        (Gaussian(2), (4,)),
+        (Categorical(3), (8, 8, 1), True),
+        (Categorical(12), (8, 8, 3), False),
+        (Categorical(3), (2,), True),
+        (Categorical(3), (7,), False),
+        (Gaussian(1), (1,), True),
+        (Gaussian(1, scale=None), (1,), False),
+        (TwoHot(-1.0, 1.0, 5), (1,), True),
+        (Gaussian(2), (4,), False),
     ],
 )
 def test_picture(tmp_path, likelihood, shape, with_base):

@@ -128,7 +128,20 @@ def resnet(name: str) -> tuple[cases.Case, Ensemble, dict[str, Any], bool]:
   return case, Ensemble(member, size), variables, of_batch
 
 
-@pytest.mark.parametrize('name', RESNETS)
+def all_but_slow(*slow):
+  """The cases, the deep ones named here in `make test-all` alone."""
+  return pytest.mark.parametrize(
+      'name',
+      [
+          pytest.param(
+              name, marks=[pytest.mark.slow] * name.endswith(tuple(slow))
+          )
+          for name in RESNETS
+      ],
+  )
+
+
+@all_but_slow('50_train')
 def test_golden_resnets(name):
   case, network, variables, of_batch = resnet(name)
   indices = jax.nn.one_hot(case['z'], network.size)
@@ -156,7 +169,7 @@ def test_golden_resnets(name):
     )
 
 
-@pytest.mark.parametrize('name', RESNETS)
+@all_but_slow('50_train', '50_eval')
 def test_golden_features(name):
   case, network, variables, of_batch = resnet(name)
   recorded = {
