@@ -1,6 +1,7 @@
 """The examples in docstrings say what happens."""
 
 import doctest
+import functools
 import importlib
 import inspect
 import re
@@ -19,6 +20,7 @@ WITHOUT_EXAMPLE = {
 }  # fmt: skip
 
 
+@functools.cache
 def given():
   """What the examples need not define: two classes, four examples."""
   batch = Batch(

@@ -381,7 +381,7 @@ def test_law_devices(name):
   )
 
 
-@on_meshes(quick=1)
+@on_meshes(quick=0)
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_devices_over_many_steps(name, sizes):
   """Twenty steps are the same on any mesh.

@@ -51,9 +51,14 @@ def parts(network, variables):
   return logits, phi
 
 
-@pytest.mark.parametrize('base_scale', [1.0, 0.25, 0.0])
 @pytest.mark.parametrize(
-    'features', [('inputs', 'hidden_1'), ('hidden_1', 'inputs'), ('logits',)]
+    'features, base_scale',
+    [
+        (('inputs', 'hidden_1'), 1.0),
+        (('hidden_1', 'inputs'), 0.25),
+        (('logits',), 0.0),
+        (('logits',), 1.0),
+    ],
 )
 def test_epinet_is_base_plus_head_plus_prior(features, base_scale):
   network = an_epinet(
@@ -183,12 +188,13 @@ def of_member(variables):
 
 def test_ensemble_at_a_one_hot_index_is_that_member(ensemble):
   network, variables = ensemble
-  outputs = over_index(
-      lambda z: network.apply(variables, IMAGES, z), jnp.eye(K)
-  )
+  outputs = jax.jit(functools.partial(
+      over_index, lambda z: network.apply(variables, IMAGES, z)
+  ))(jnp.eye(K))
   assert outputs.prior is None
+  apply = jax.jit(MEMBER.apply)
   for k, own in enumerate(of_member(variables)):
-    close(outputs.train[k], MEMBER.apply(own, IMAGES)[0], atol=1e-5)
+    close(outputs.train[k], apply(own, IMAGES)[0], atol=1e-5)
 
 
 def test_members_start_apart():

@@ -58,8 +58,6 @@ def thin_parameters(blocks):
     [
         (18, 10, 32, 172_506, 6, 64),
         (32, 10, 32, thin_parameters(5), 15, 64),
-        (44, 10, 32, thin_parameters(7), 21, 64),
-        (56, 10, 32, thin_parameters(9), 27, 64),
         (110, 10, 32, thin_parameters(18), 54, 64),
         (50, 1000, 224, 25_549_352, 16, 2048),
         (101, 1000, 224, 44_541_480, 33, 2048),
@@ -119,21 +117,24 @@ def test_epinets_are_as_large_as_those_of_enn(
 def test_half_precision_within_gives_float32(name):
   x = images(4, 16, 16, 3)
   net = TINY[name]
-  variables = net.init(jax.random.key(1), x)
+  variables = jax.jit(net.init)(jax.random.key(1), x)
   half = net.clone(dtype=jnp.bfloat16)
   assert all(
       leaf.dtype == jnp.float32
-      for leaf in jax.tree.leaves(half.init(jax.random.key(1), x))
+      for leaf in jax.tree.leaves(shapes_of(half, x))
   )
-  (logits, features), updated = half.apply(
-      variables, x, train=True, mutable=['batch_stats']
-  )
+
+  def train(net):
+    apply = functools.partial(net.apply, train=True, mutable=['batch_stats'])
+    return jax.jit(apply)(variables, x)
+
+  (logits, features), updated = train(half)
   assert features['block_0'].dtype == jnp.bfloat16
   assert logits.dtype == features['pooled'].dtype == jnp.float32
   assert all(
       leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated)
   )
-  (_, full), _ = net.apply(variables, x, train=True, mutable=['batch_stats'])
+  (_, full), _ = train(net)
   error = np.abs(features['pooled'] - full['pooled'])
   assert 0 < error.max() < 0.1
 
@@ -141,7 +142,7 @@ def test_half_precision_within_gives_float32(name):
 def test_the_last_layer_starts_at_zero():
   x = images(2, 16, 16, 3)
   net = TINY['bottleneck']
-  logits, features = net.apply(net.init(jax.random.key(1), x), x)
+  (logits, features), _ = jax.jit(net.init_with_output)(jax.random.key(1), x)
   assert not np.any(logits)
   assert np.any(features['pooled'])
 
@@ -192,7 +193,7 @@ def test_batch_norm_is_that_of_flax():
   )
 
 
-@pytest.mark.parametrize('group', [1, 2, 4, 8])
+@pytest.mark.parametrize('group', [1, 4])
 def test_virtual_batches_are_normed_apart(group):
   x = 2 + 3 * images(8, 4, 5, 3)
   got, updated = normed(group, x)
@@ -221,13 +222,18 @@ def test_virtual_batches_divide_the_batch(group):
 @pytest.mark.parametrize(
     'base, bn_batch, sizes',
     [
-        ('thin', 2, (4, 2, 1)),
         ('bottleneck', 4, (2, 2, 2)),
         *(
-            pytest.param(base, bn_batch, sizes, marks=pytest.mark.slow)
-            for base in ('thin', 'bottleneck', 'convnet')
-            for bn_batch in (2, 4, None)
-            for sizes in ((8, 1, 1), (1, 4, 2))
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in [
+                ('thin', 2, (4, 2, 1)),
+                ('thin', 4, (8, 1, 1)),
+                ('thin', None, (1, 4, 2)),
+                ('bottleneck', 2, (1, 4, 2)),
+                ('bottleneck', None, (8, 1, 1)),
+                ('convnet', 2, (8, 1, 1)),
+                ('convnet', None, (1, 4, 2)),
+            ]
         ),
     ],
 )
@@ -266,7 +272,7 @@ def test_virtual_batches_do_not_depend_on_the_mesh(base, bn_batch, sizes):
 def test_remat_computes_blocks_again_and_changes_no_number(name):
   net = TINY[name]
   x = images(16, 16, 16, 3)
-  variables = net.init(jax.random.key(1), x)
+  variables = jax.jit(net.init)(jax.random.key(1), x)
   y = jnp.arange(16) % 3
 
   def loss(params, net):

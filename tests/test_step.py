@@ -139,8 +139,11 @@ NOISES = {
 }
 
 
-@pytest.mark.parametrize('batch', [BATCH, MASKED], ids=['whole', 'masked'])
-@pytest.mark.parametrize('noise', NOISES)
+@pytest.mark.parametrize(
+    'noise, batch',
+    [('plain', MASKED), ('noise', BATCH), ('two noises', MASKED)],
+    ids=['plain-masked', 'noise-whole', 'two noises-masked'],
+)
 def test_step_goes_down_the_gradient_of_a_loop(noise, batch):
   objectives = {'data': Objective(Xent(), noise=NOISES[noise])}
   state = start()
@@ -408,7 +411,7 @@ def with_norms():
   return network, Batch(np.asarray(x), y, ones, y, ones)
 
 
-@pytest.mark.parametrize('names', ['df', 'fd', 'd', 'f', 'm', 'fm', 'dm'])
+@pytest.mark.parametrize('names', ['df', 'fd', 'f', 'm', 'fm', 'dm'])
 def test_statistics_are_those_of_the_data(names):
   """In whatever order the objectives come, and none without data."""
   network, batch = with_norms()
@@ -555,7 +558,7 @@ def test_regression_is_the_loops_too():
   close(logs['loss'], total / N)
 
 
-@pytest.mark.parametrize('parts', [2, 3, 6])
+@pytest.mark.parametrize('parts', [2, 6])
 def test_accumulated_parts_are_the_whole_batch(parts):
   objectives = {
       'data': Objective(Xent(), noise=(Bootstrap(seed=4),)),
@@ -746,7 +749,7 @@ def test_forwards_of_one_step_share_their_masks_if_they_share_inputs():
 )
 def test_masks_are_the_same_on_every_mesh(network):
   state, found = start(network, LARGE.x), set()
-  for sizes in [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]:
+  for sizes in [(1, 1, 1), (2, 4, 1), (2, 2, 2)]:
     mesh = mesh_of(sizes)
     batch = sharding.make_global_batch(LARGE, sharding.batch_sharding(mesh))
     placed = jax.device_put(state, sharding.replicated(mesh))

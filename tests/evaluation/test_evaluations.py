@@ -69,12 +69,18 @@ def test_what_each_evaluation_changes(run, tmp_path):
     assert results[name] != own
 
 
+@pytest.fixture(scope='module')
+def trained(run):
+  config, workdir, _ = run
+  return restored(config, workdir)
+
+
 @pytest.mark.parametrize('name', EVALS)
-def test_numbers_are_those_of_its_data(name, run):
+def test_numbers_are_those_of_its_data(name, run, trained):
   """By hand: all examples at once, the indices that the entry asks for."""
-  config, workdir, results = run
+  config, _, results = run
   entry = {**config.eval, **EVALS[name]}
-  trainer, variables = restored(config, workdir)
+  trainer, variables = trained
   evaluation = {e.name: e for e in trainer.evaluations}[name]
   source = evaluation.loader.source(evaluation.dataset, evaluation.split)
   size = {'far': 40, 'seen': 64, 'held': 32}.get(name, 24)

@@ -143,7 +143,7 @@ def on_one_device():
   return _score(40)
 
 
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('sizes', [(1, 8, 1), (2, 2, 2)])
 def test_results_do_not_depend_on_the_mesh(sizes, on_one_device):
   mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)))
   found, expected = _score(40, mesh=mesh, chunk=5), on_one_device
