@@ -3,7 +3,13 @@
   python train.py --config=configs/digits_base.py --workdir=runs/digits_base
 
 Any field of the config can be set: --config.batch_size=128. The same command
-goes on where a run was stopped; a finished run is evaluated again.
+goes on where a run was stopped; a finished run is evaluated again. SIGTERM and
+Ctrl-C save and stop (Ctrl-C twice ends at once). A workdir has one run at a
+time.
+
+Exit codes: 0 done, --preemption_exit_code stopped before the end, 2 a mistake
+in config, flags or data (or all checkpoints damaged), which no second try
+mends, 1 all else.
 """
 
 import functools
@@ -12,6 +18,7 @@ import os
 import re
 import signal
 import sys
+import threading
 
 # Several emulated CPU devices starve each other of threads without it.
 os.environ.setdefault('NPROC', '16')
@@ -82,10 +89,28 @@ _PROFILE_AT = flags.DEFINE_integer(
 
 _LIBRARIES = ('jax', 'orbax')
 
-# Errors that are printed as one sentence. (A lost connection is an OSError, a
-# damaged checkpoint and a workdir in use are RuntimeErrors of our own.)
-_ERRORS = (ValueError, FloatingPointError, ModuleNotFoundError, OSError)
-_OWN_ERRORS = ('DamagedCheckpointError', 'WorkdirInUseError')
+# Errors that are printed as one sentence, and what the program ends with: 2 is
+# a mistake that no second try mends, 1 may be gone by then.
+_EXIT_CODES = {
+    'ValueError': 2,
+    'ModuleNotFoundError': 2,
+    'DamagedCheckpointError': 2,
+    'FloatingPointError': 2,
+    'WorkdirInUseError': 1,
+    'OSError': 1,  # a lost connection, a disk that is full
+}
+
+# SIGTERM and Ctrl-C ask to save and stop, from the first import on.
+_asked_to_stop = threading.Event()
+
+
+def _ask_to_stop(number, frame):
+  """Asks to save and stop; a second Ctrl-C ends the program at once."""
+  del frame
+  _asked_to_stop.set()
+  if number == signal.SIGINT:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.warning('Saving and stopping; Ctrl-C again ends at once')
 
 
 def _keep_log_record(record):
@@ -113,6 +138,8 @@ def main(argv):
 
 def run():
   """Trains, or compiles only; errors that a user can mend are one sentence."""
+  from flax_enn import distributed
+
   try:
     if _DRY_RUN.value:
       from flax_enn.dry_run import dry_run
@@ -121,7 +148,7 @@ def run():
       return
     import jax
 
-    from flax_enn import compilation_cache, distributed
+    from flax_enn import compilation_cache
     from flax_enn.training import train_and_evaluate
 
     compilation_cache.enable(_COMPILATION_CACHE.value)
@@ -131,20 +158,21 @@ def run():
         _PROCESS_ID.value,
         timeout=_COORDINATOR_TIMEOUT.value,
     )
-    preemption = distributed.Preemption()
-    if jax.process_count() == 1:  # else JAX's own service listens
-      signal.signal(signal.SIGTERM, lambda *_: preemption.request())
+    if jax.process_count() > 1 and _asked_to_stop.is_set():
+      os.kill(os.getpid(), signal.SIGTERM)  # now JAX's own service listens
     results = train_and_evaluate(
         _CONFIG.value,
         _WORKDIR.value or '',
         profile_at=_PROFILE_AT.value,
-        stop=preemption,
+        stop=distributed.Preemption(_asked_to_stop),
     )
   except Exception as e:
-    known = isinstance(e, _ERRORS) or type(e).__name__ in _OWN_ERRORS
-    if not known or logging.get_verbosity() > logging.INFO:
+    names = (cls.__name__ for cls in type(e).__mro__)
+    code = next((_EXIT_CODES[n] for n in names if n in _EXIT_CODES), None)
+    if code is None or logging.get_verbosity() > logging.INFO:
       raise
-    sys.exit(f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)')
+    message = f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)'
+    raise distributed.Failure(message, code) from None
   if results is None:
     sys.exit(_PREEMPTION_EXIT_CODE.value)
 
@@ -165,14 +193,21 @@ def parse_flags(argv):
       with section.ignore_type():
         section[field] = None
   except (AttributeError, KeyError, TypeError) as e:
-    sys.exit(
+    print(
         f'The config has no field {e.args[0]}\nThe command line can set what'
-        ' the config file or default_config() names.'
+        ' the config file or default_config() names.',
+        file=sys.stderr,
     )
+    sys.exit(2)
+  except SystemExit as e:  # absl has said why, and ends --help so, too
+    helps = any(arg.lstrip('-').startswith('help') for arg in argv)
+    sys.exit(0 if helps else 2 if e.code else e.code)
   return rest
 
 
 if __name__ == '__main__':
+  for asks in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(asks, _ask_to_stop)
   flags.mark_flag_as_required('config')
   flags.register_multi_flags_validator(
       ['workdir', 'dry_run'],

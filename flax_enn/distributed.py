@@ -120,9 +120,19 @@ def cluster_detected(env: Mapping[str, str]) -> bool:
   return on_tpu and has_libtpu and env.get('JAX_PLATFORMS', 'tpu') != 'cpu'
 
 
+class Failure(SystemExit):
+  """Ends this process with a sentence and an exit code."""
+
+  def __init__(self, message: str, code: int):
+    """The sentence goes to stderr."""
+    super().__init__(code)
+    self.message = message
+    self.code: int = code
+
+
 @contextlib.contextmanager
 def exit_on_error() -> Generator[None]:
-  """Ends this process at once when an error leaves it.
+  """Ends this process at once when an error leaves it, with a code of its own.
 
   The others lose their connection to it and end too. A normal exit would wait
   for them at JAX's barrier, and they in the next step for this one.
@@ -130,13 +140,19 @@ def exit_on_error() -> Generator[None]:
   try:
     yield
   except BaseException as e:
-    message = e.code if isinstance(e, SystemExit) else traceback.format_exc()
-    # A number is not an error: all processes end with it.
-    if not isinstance(message, str) or not _initialized.is_set():
+    failure = isinstance(e, Failure)
+    # Another number is not an error: all processes end with it.
+    if isinstance(e, SystemExit) and not failure:
       raise
     sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
-    os._exit(1)
+    if failure:
+      print(e.message, file=sys.stderr, flush=True)
+    if not _initialized.is_set():
+      raise
+    if not failure:
+      traceback.print_exc()
+      sys.stderr.flush()
+    os._exit(e.code if failure else 1)
 
 
 def check_shared_filesystem(folder: epath.Path) -> None:
@@ -203,9 +219,9 @@ class Preemption:
   process must ask equally often and in the same places.
   """
 
-  def __init__(self):
-    """Nothing has been asked for yet."""
-    self._requested = threading.Event()
+  def __init__(self, requested: threading.Event | None = None):
+    """Asked for by setting `requested`, or by `request`."""
+    self._requested = requested or threading.Event()
     self._count = 0
 
   def request(self) -> None:

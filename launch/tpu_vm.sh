@@ -24,6 +24,9 @@ for attempt in $(seq "${ATTEMPTS:-100}"); do
     --command="cd flax_enn && .venv/bin/python train.py${arguments} \
       --preemption_exit_code=75"; then
     exit 0
+  elif (($? == 2)); then
+    echo 'A mistake that no second attempt mends; see above' >&2
+    exit 2
   fi
   sleep "${PAUSE:-60}"
 done

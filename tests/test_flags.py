@@ -65,7 +65,7 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize('case', WRONG)
 def test_wrong_flags(case, answers):
   folder, code, said = answers[case]
-  assert code == 1
+  assert code == 2
   assert WRONG[case][1] in said
   # What a config file raises when it is read is shown with its place.
   assert 'Traceback' not in said or case == 'no such config'

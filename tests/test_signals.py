@@ -1,5 +1,6 @@
 """Who trains from Python keeps signals and exceptions to herself."""
 
+import re
 import signal
 import time
 
@@ -83,3 +84,71 @@ def test_an_alarm_of_the_caller_ends_the_run(where, alarm, tmp_path):
   assert tiny.last_state(config, workdir) == tiny.last_state(
       config, tmp_path / 'whole'
   )
+
+
+LONG = '''
+from tests import tiny
+
+def get_config():
+  return tiny.epinet(num_steps=10**6, log_every=5)
+'''
+
+
+@pytest.fixture
+def started(tmp_path):
+  """A run of train.py that would take for ever, and its workdir."""
+  (tmp_path / 'config.py').write_text(LONG)
+  flags = (f'--config={tmp_path}/config.py', f'--workdir={tmp_path}/run')
+  with tiny.python(
+      tiny.ROOT / 'train.py', *flags, '--preemption_exit_code=75'
+  ) as process:
+    yield process, tmp_path / 'run'
+    process.kill()
+
+
+def wait_for(text, process):
+  said = ''
+  while text not in said:
+    line = process.stdout.readline()
+    assert line, said
+    said += line
+
+
+def check_saved(process, workdir):
+  said, _ = process.communicate(timeout=120)
+  assert process.returncode == 75, said
+  (step,) = re.findall(r'Asked to stop after step (\d+)', said)
+  assert (workdir / 'checkpoints' / step).is_dir()
+  assert 'Traceback' not in said and not (workdir / 'lock.json').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_early_saves(started, number):
+  """While it imports, initialises or compiles: as soon as it has a state."""
+  process, workdir = started
+  time.sleep(2)
+  process.send_signal(number)
+  check_saved(process, workdir)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_stops(started):
+  process, workdir = started
+  wait_for('[10] ', process)
+  process.send_signal(signal.SIGINT)
+  check_saved(process, workdir)
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_ends_at_once(started):
+  process, _ = started
+  wait_for('[10] ', process)
+  process.send_signal(signal.SIGSTOP)  # so that both come before the next step
+  process.send_signal(signal.SIGINT)
+  time.sleep(0.1)
+  process.send_signal(signal.SIGCONT)
+  wait_for('Ctrl-C again', process)
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=60)
+  assert process.returncode != 0
