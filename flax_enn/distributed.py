@@ -127,7 +127,7 @@ class Failure(SystemExit):
     """The sentence goes to stderr."""
     super().__init__(code)
     self.message = message
-    self.code: int = code
+    self.exit_code = code
 
 
 @contextlib.contextmanager
@@ -140,19 +140,18 @@ def exit_on_error() -> Generator[None]:
   try:
     yield
   except BaseException as e:
-    failure = isinstance(e, Failure)
     # Another number is not an error: all processes end with it.
-    if isinstance(e, SystemExit) and not failure:
+    if isinstance(e, SystemExit) and not isinstance(e, Failure):
       raise
     sys.stdout.flush()
-    if failure:
+    if isinstance(e, Failure):
       print(e.message, file=sys.stderr, flush=True)
+    elif _initialized.is_set():
+      traceback.print_exc()
     if not _initialized.is_set():
       raise
-    if not failure:
-      traceback.print_exc()
-      sys.stderr.flush()
-    os._exit(e.code if failure else 1)
+    sys.stderr.flush()
+    os._exit(e.exit_code if isinstance(e, Failure) else 1)
 
 
 def check_shared_filesystem(folder: epath.Path) -> None:

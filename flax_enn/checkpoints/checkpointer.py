@@ -24,8 +24,7 @@ State = TypeVar('State')
 class _LatestAndBest:
   """Preserves the `keep` latest checkpoints and the one of the lowest score.
 
-  Orbax's own `BestN` never deletes a checkpoint that was saved without metrics,
-  and a NaN upsets its order; here neither has a score.
+  Orbax's own `BestN` keeps all that were saved without metrics.
   """
 
   keep: int
@@ -79,6 +78,7 @@ class Checkpointer:
     self._metric = best
     layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
+    self._misfits: list[layout.MisfitError] = []
     self._policy = _LatestAndBest(keep, self._scores)
     self._manager = _Manager(
         self.directory,
@@ -169,6 +169,7 @@ class Checkpointer:
     """
     self.wait()
     damaged = {}
+    self._misfits = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       state, error = self._try_restore(step, abstract)
       if state is None:
@@ -184,6 +185,9 @@ class Checkpointer:
         self._manager.reload()
       return state, step
     if damaged:
+      # All of them are of one run: where none fits, it is the network.
+      for misfit in self._misfits:
+        raise misfit
       raise layout.DamagedCheckpointError(
           f'all checkpoints in {self.directory} are damaged:'
           + layout.format_list([f'step {s}: {e}' for s, e in damaged.items()])
@@ -197,7 +201,7 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """The saved step of the lowest score, None if none has a score; waits."""
+    """The saved step of the lowest score, if one has a score; waits."""
     self.wait()
     return layout.best(self._scores, self._manager.all_steps())
 
@@ -218,7 +222,6 @@ class Checkpointer:
       self._write_scores()
 
   def _write_scores(self) -> None:
-    """Writes `scores.json`."""
     write_json(self.directory / 'scores.json', self._scores)
 
   def _try_restore(
@@ -237,6 +240,9 @@ class Checkpointer:
         state = self._restore(step, abstract)
       except (layout.StorageError, layout.DamagedCheckpointError) as e:
         error = e
+      except layout.MisfitError as e:
+        error = e
+        self._misfits.append(e)
       if not _on_any_host(isinstance(error, layout.StorageError)):
         if _on_any_host(state is None):
           return None, str(error or 'it is damaged for another host')
@@ -254,13 +260,7 @@ class Checkpointer:
     with layout.sort_errors(path):
       fingerprints = layout.fingerprints(path)
       saved = layout.tree_metadata(path)
-    expected = jax.tree.map(layout.to_stored_spec, abstract)
-    if wrong := layout.differences(saved, layout.flatten_with_names(expected)):
-      raise ValueError(
-          f'{path} does not fit this network and optimizer:'
-          + layout.format_list(wrong)
-          + '\nuse the config it was trained with, or another --workdir'
-      )
+    layout.check_fit(path, saved, abstract)
     with layout.sort_errors(path):
       items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       state = self._manager.restore(step, args=items)['state']

@@ -37,6 +37,10 @@ class StorageError(OSError):
   """Storage that cannot be read now; what lies there may well be whole."""
 
 
+class MisfitError(ValueError):
+  """A checkpoint that is not of this network and optimizer."""
+
+
 # What TensorStore calls faults that may pass, within a ValueError; it says
 # DATA_LOSS, OUT_OF_RANGE, NOT_FOUND … of what is damaged. UNKNOWN is how it
 # knows an input/output error.
@@ -248,6 +252,16 @@ def differences(
       for path in sorted({*saved, *expected})
       if describe(saved.get(path)) != describe(expected.get(path))
   ]
+
+
+def check_fit(path: epath.Path, saved: Leaves, abstract: Any) -> None:
+  """Raises a MisfitError where the saved arrays are not those of a state."""
+  expected = flatten_with_names(jax.tree.map(to_stored_spec, abstract))
+  if wrong := differences(saved, expected):
+    raise MisfitError(
+        f'{path} does not fit this network and optimizer:{format_list(wrong)}'
+        '\nuse the config it was trained with, or another --workdir'
+    )
 
 
 def format_list(lines: list[str], limit: int = 8) -> str:
