@@ -306,8 +306,10 @@ def test_weight_decay_comes_after_the_clip():
   np.testing.assert_allclose(kernel, PARAMS['layer']['kernel'] / 2, rtol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adamw', 'lamb'])
-@pytest.mark.parametrize('module', [epinet, ensemble])
+@pytest.mark.parametrize(
+    'module, name',
+    [(epinet, 'sgd'), (ensemble, 'adamw'), (epinet, 'lamb')],
+)
 def test_without_a_gradient_kernels_shrink_and_nothing_else_moves(module, name):
   """By the names of real networks: also norms, and an epinet's index bias."""
   network, x, _ = module.example()

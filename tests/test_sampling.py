@@ -109,7 +109,7 @@ def fold(carry, results):
   return count, value
 
 
-@pytest.mark.parametrize('chunk', [1, 2, 3, 6, 7, 8, 100])
+@pytest.mark.parametrize('chunk', [1, 3, 7, 100])
 @pytest.mark.parametrize('name', CASES)
 def test_reduce_over_index_is_a_loop(name, chunk):
   fn, indices = CASES[name]

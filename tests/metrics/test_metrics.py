@@ -187,7 +187,7 @@ def test_variances_add_up(kind):
   np.testing.assert_allclose(found.mean, mean.mean(0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('chunk', [1, 2, 4, 6])
+@pytest.mark.parametrize('chunk', [1, 4])
 @pytest.mark.parametrize('kind', KINDS)
 def test_chunks_of_indices_change_nothing(kind, chunk):
   likelihood, outputs, y = _case(kind)
