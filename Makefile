@@ -17,7 +17,7 @@ PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 PIP := -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-lowest lint clean
+.PHONY: help train test test-all test-faults test-lowest lint clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -36,6 +36,13 @@ test-all: test  ## The same, then the slow tests and all laws from cold.
 	@cold=$$(mktemp -d) && trap 'rm -rf "$$cold"' EXIT && \
 	  JAX_COMPILATION_CACHE_DIR="$$cold" \
 	  $(PYTHON) $(PYTEST) --dist=worksteal --slow tests/test_laws.py
+
+test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
+	@FLAX_ENN_FUZZ=$${FLAX_ENN_FUZZ:-1500} \
+	  FLAX_ENN_FLIPS=$${FLAX_ENN_FLIPS:-200} \
+	  FLAX_ENN_PAIRS=$${FLAX_ENN_PAIRS:-20} \
+	  $(PYTHON) $(PYTEST) -m slow tests/faults tests/test_resume.py \
+	  tests/test_signals.py tests/test_processes.py
 
 test-lowest: $(LOWEST)/.test  ## Run the tests on the oldest dependencies allowed.
 	@$(LOWEST)/bin/python $(PYTEST)

@@ -67,11 +67,17 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, 'Number of this one of them, from 0.'
 )
-_COORDINATOR_TIMEOUT = flags.DEFINE_integer(
-    'coordinator_timeout',
+_START_TIMEOUT = flags.DEFINE_integer(
+    'start_timeout',
+    300,
+    'Seconds to wait at the start for all processes to come.',
+    lower_bound=1,
+)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    'peer_timeout',
     100,
-    'Seconds to wait for other processes, at the start and whenever one no'
-    ' longer answers; then the run ends with an error.',
+    'Seconds after which a process that no longer answers ends the run, with an'
+    ' error.',
     lower_bound=1,
 )
 _PREEMPTION_EXIT_CODE = flags.DEFINE_integer(
@@ -156,7 +162,8 @@ def run():
         _COORDINATOR_ADDRESS.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
-        timeout=_COORDINATOR_TIMEOUT.value,
+        start_timeout=_START_TIMEOUT.value,
+        peer_timeout=_PEER_TIMEOUT.value,
     )
     if jax.process_count() > 1 and _asked_to_stop.is_set():
       os.kill(os.getpid(), signal.SIGTERM)  # now JAX's own service listens
@@ -187,11 +194,15 @@ def parse_flags(argv):
   sys.argv = [arg for arg, match in zip(argv, none) if not match]
   try:
     rest = app.parse_flags_with_usage(sys.argv)
+    config = _CONFIG.value
     for match in filter(None, none):
       *sections, field = match[1].split('.')
-      section = functools.reduce(operator.getitem, sections, _CONFIG.value)
+      section = functools.reduce(operator.getitem, sections, config)
       with section.ignore_type():
         section[field] = None
+  except OSError as e:
+    print(f'--config cannot be read: {e}', file=sys.stderr)
+    sys.exit(2)
   except (AttributeError, KeyError, TypeError) as e:
     print(
         f'The config has no field {e.args[0]}\nThe command line can set what'

@@ -189,8 +189,7 @@ def find(name: str, kind: Kind, path: str) -> type:
     kind: what it must be.
     path: of the field that holds the name, for errors.
   """
-  annotations.checked(name, str, path)
-  if ':' in name:
+  if ':' in annotations.checked(name, str, path):
     module_name, class_name = name.split(':', 1)
     try:
       found = getattr(importlib.import_module(module_name), class_name)

@@ -28,7 +28,8 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    timeout: int = 100,
+    start_timeout: int = 300,
+    peer_timeout: int = 100,
 ) -> None:
   """Joins the other processes of a run, if there are any.
 
@@ -40,8 +41,8 @@ def initialize(
     coordinator_address: HOST:PORT of the first process.
     num_processes: how many there are.
     process_id: number of this one, from 0.
-    timeout: seconds that others are waited for, at the start and whenever one
-      no longer answers; then the process ends with an error.
+    start_timeout: seconds that others are waited for at the start.
+    peer_timeout: seconds after which one that no longer answers ends all.
 
   Raises:
     ValueError: some of the arguments are there and some are not, or a number
@@ -64,15 +65,15 @@ def initialize(
         f' --num_processes are 0 to {num_processes - 1}'
     )
   elif process_id:
-    _wait_for_coordinator(coordinator_address, timeout)
+    _wait_for_coordinator(coordinator_address, start_timeout)
   # Where they do not come, JAX ends the process from within.
-  logging.info('Waiting up to %d s for all processes to come', timeout)
+  logging.info('Waiting up to %d s for all processes', start_timeout)
   jax.distributed.initialize(
       coordinator_address,
       num_processes,
       process_id,
-      initialization_timeout=timeout,
-      heartbeat_timeout_seconds=timeout,
+      initialization_timeout=start_timeout,
+      heartbeat_timeout_seconds=peer_timeout,
   )
   _initialized.set()
   logging.info(
@@ -101,7 +102,7 @@ def _wait_for_coordinator(address: str, timeout: int) -> None:
         raise ConnectionError(
             f'no process 0 at --coordinator_address={address} within'
             f' {timeout} seconds ({e}); check the address and that process is'
-            ' started, or raise --coordinator_timeout'
+            ' started, or raise --start_timeout'
         ) from e
       time.sleep(0.2)
     else:

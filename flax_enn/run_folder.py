@@ -10,9 +10,11 @@ from etils import epath
 import jax
 import ml_collections
 
-# What may differ when a run goes on: how it is laid out, evaluated and kept.
+# What may differ when a run goes on: how it is laid out, evaluated, kept; how
+# its data are read, and from where.
 MUTABLE_ON_RESUME = (
     'mesh', 'sharding', 'eval', 'evals', 'checkpoint', 'num_steps',
+    'dataset.workers', 'dataset.read_ahead', 'dataset.data_dir', 'dataset.path',
 )  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def check_resumable(
       f'config.{k} is {old.get(k, "absent")!r} there and'
       f' {new.get(k, "absent")!r} here'
       for k in sorted(old.keys() | new.keys())
-      if k.split('.')[0] not in MUTABLE_ON_RESUME and old.get(k) != new.get(k)
+      if not {k, k.split('.')[0]} & {*MUTABLE_ON_RESUME}
+      and old.get(k) != new.get(k)
   ]
   if differ:
     raise ValueError(

@@ -34,9 +34,7 @@ DATA_AXIS, INDEX_AXIS, FSDP_AXIS = AXES = ('data', 'index', 'fsdp')
 # Module attribute under which a trained ensemble keeps its members: every
 # variable below it has a leading axis K, boxed or not.
 MEMBER = 'member'
-
-# Outputs from which on a kernel is split over fsdp.
-MIN_WIDE_SIZE = 512
+MIN_WIDE_SIZE = 512  # outputs from which on a kernel is split over fsdp
 
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -54,13 +52,11 @@ _rules = contextvars.ContextVar('sharding rules', default=DEFAULT_RULES)
 def create_rules(table: Mapping[str, str | Sequence[str] | None]) -> Rules:
   """Reads `config.sharding`: logical name -> axis of the mesh, axes, or None.
 
-  Raises:
-    ValueError: an axis that no mesh has, or one of the five names is missing.
+  Raises a ValueError for an axis that no mesh has, or a name that is missing.
   """
   rules = {}
   for name, axes in table.items():
-    kind = str | Sequence[str] | None
-    axes = annotations.checked(axes, kind, repr(name))
+    annotations.checked(axes, str | Sequence[str] | None, repr(name))
     rules[name] = (axes,) if isinstance(axes, str) else tuple(axes or ())
     if unknown := sorted(set(rules[name]) - set(AXES)):
       raise ValueError(

@@ -16,7 +16,7 @@ name=$1 zone=$2
 shift 2
 printf -v arguments ' %q' "$@"
 
-# A worker that dies ends the others within --coordinator_timeout. The run is over
+# A worker that dies ends the others within --peer_timeout. The run is over
 # when train.py has written its results; a preempted one ends before that.
 for attempt in $(seq "${ATTEMPTS:-100}"); do
   echo "Attempt ${attempt} on ${name}" >&2

@@ -67,7 +67,8 @@ class Run:
     port = free_port()
     command = [
         sys.executable, str(tiny.ROOT / 'train.py'), f'--config={config}',
-        f'--workdir={workdir}', '--coordinator_timeout=20', *flags,
+        f'--workdir={workdir}', '--start_timeout=20',
+        '--peer_timeout=20', *flags,
     ]  # fmt: skip
     many = [f'--coordinator_address=localhost:{port}',
             f'--num_processes={processes}'] * (processes > 1)  # fmt: skip

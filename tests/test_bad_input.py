@@ -6,12 +6,14 @@ import math
 import shutil
 from typing import ClassVar
 
+from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_enn import run_folder
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Output
 from flax_enn.data.two_moons import TwoMoons
@@ -541,6 +543,11 @@ def test_only_what_differs_is_listed(run):
         tiny.epinet(seed=3, **{'eval.tau': 5}), run
     )
   assert str(caught.value).count(' there and ') == 1
+
+
+def test_how_data_are_read_may_change(run):
+  fields = {'dataset.workers': 2, 'dataset.read_ahead': 1}
+  run_folder.check_resumable(tiny.epinet(**fields), epath.Path(run))
 
 
 INITS = {

@@ -35,7 +35,7 @@ WRONG = {
     'unreachable': (
         ['--config=config.py', '--workdir=x', '--num_processes=2',
          '--coordinator_address=localhost:1', '--process_id=1',
-         '--coordinator_timeout=1'],
+         '--start_timeout=1'],
         'no process 0 at --coordinator_address=localhost:1 within 1 sec',
     ),
 }  # fmt: skip
@@ -65,7 +65,7 @@ def answers(tmp_path_factory):
 @pytest.mark.parametrize('case', WRONG)
 def test_wrong_flags(case, answers):
   folder, code, said = answers[case]
-  assert code == 2
+  assert code == (1 if case == 'unreachable' else 2)  # it may come yet
   assert WRONG[case][1] in said
   # What a config file raises when it is read is shown with its place.
   assert 'Traceback' not in said or case == 'no such config'

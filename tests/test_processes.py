@@ -14,7 +14,7 @@ from flax_enn.training import load_config, train_and_evaluate
 from tests import processes
 
 STEPS = 40
-# Seconds in which an error of one ends all. --coordinator_timeout is 20 here,
+# Seconds in which an error of one ends all. --peer_timeout is 20 here,
 # and a lost connection shows sooner; JAX's own shutdown would wait for 300.
 IN_TIME = 150
 CONFIG = f'''
