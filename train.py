@@ -195,6 +195,7 @@ def parse_flags(argv):
   try:
     rest = app.parse_flags_with_usage(sys.argv)
     config = _CONFIG.value
+    hasattr(config, 'items')  # raises where the file could not be loaded
     for match in filter(None, none):
       *sections, field = match[1].split('.')
       section = functools.reduce(operator.getitem, sections, config)
