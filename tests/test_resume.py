@@ -86,7 +86,6 @@ AT_THE_END = ['saving', 'training', 'evaluating', 'evaluating']
 CASES = [
     # What SIGTERM has kept of an evaluation outlives a kill.
     (1, AT_THE_END, [KILL, KILL, TERM, KILL], 0),
-    (1, ['training', 'evaluating'], [TERM] * 2, EVERY),
     (2, ['training', 'evaluating'], [TERM] * 2, EVERY),
     (2, HALF_WAY, [KILL] * 4, EVERY),
 ]
