@@ -197,14 +197,11 @@ def parse_flags(argv):
     config = _CONFIG.value
     hasattr(config, 'items')  # raises where the file could not be loaded
     for match in filter(None, none):
-      *sections, field = match[1].split('.')
-      section = functools.reduce(operator.getitem, sections, config)
-      with section.ignore_type():
-        section[field] = None
+      _set_to_none(config, match[1])
   except OSError as e:
     print(f'--config cannot be read: {e}', file=sys.stderr)
     sys.exit(2)
-  except (AttributeError, KeyError, TypeError) as e:
+  except (AttributeError, KeyError) as e:
     print(
         f'The config has no field {e.args[0]}\nThe command line can set what'
         ' the config file or default_config() names.',
@@ -215,6 +212,17 @@ def parse_flags(argv):
     helps = any(arg.lstrip('-').startswith('help') for arg in argv)
     sys.exit(0 if helps else 2 if e.code else e.code)
   return rest
+
+
+def _set_to_none(config, path):
+  """Sets a field, whatever its type; KeyError where there is none."""
+  *sections, field = path.split('.')
+  try:
+    section = functools.reduce(operator.getitem, sections, config)
+    with section.ignore_type():
+      section[field] = None
+  except (TypeError, AttributeError) as e:  # a part of it is no section
+    raise KeyError(path) from e
 
 
 if __name__ == '__main__':

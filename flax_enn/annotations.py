@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 # The words for a type, in errors.
 _WORDS = {
@@ -32,7 +31,7 @@ def fields_of(cls: type) -> dict[str, Any]:
   """The annotation of each field of a dataclass; Any where none can be had."""
   try:
     hints = typing.get_type_hints(cls)
-  except Exception:  # a name that exists for type checkers alone
+  except (NameError, AttributeError):  # a name for type checkers alone
     hints = {}
   return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls)}
 
@@ -64,7 +63,7 @@ def normalized(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       for key, value in section.items():
         if isinstance(value, ml_collections.ConfigDict):
           visit(value)
-        elif isinstance(value, (np.generic, np.ndarray)):
+        elif hasattr(value, 'tolist'):
           section[key] = plain(value)
 
   visit(copy)
@@ -72,13 +71,11 @@ def normalized(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def plain(value: Any) -> Any:
-  """Numbers and arrays of numpy as Python's own, all else as it is."""
-  if isinstance(value, np.generic):
-    return value.item()
-  if isinstance(value, np.ndarray):
-    found = value.tolist()
-    return tuple(found) if value.ndim == 1 else found
-  return value
+  """Numbers and arrays of numpy and JAX as Python's own, all else as it is."""
+  if not hasattr(value, 'tolist'):
+    return value
+  found = value.tolist()
+  return tuple(found) if value.ndim == 1 else found
 
 
 def check_dtype(dtype: Any, path: str) -> None:

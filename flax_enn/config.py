@@ -106,8 +106,6 @@ _BOUNDS = {
     'num_indices': (1, 10**6),
     'accumulation': (1, 10**6),
     'log_every': (1, 10**10),
-    'dataset.workers': (0, 4096),
-    'dataset.read_ahead': (0, 10**5),
     'eval.every': (0, 10**10),
     'eval.num_indices': (1, 10**7),
     'eval.tau': (1, 10**5),
@@ -135,10 +133,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     kind = annotations.SECTION | None
     annotations.checked(config[field], kind, f'config.{field}')
   for field in _BOUNDS:
-    if field not in ('dataset.workers', 'dataset.read_ahead') or (
-        field.split('.')[1] in config.dataset
-    ):
-      _check_integer(config, field)
+    _check_integer(config, field)
   for axis, size in config.mesh.items():
     annotations.checked(size, int, f'config.mesh.{axis}')
   for name, entry in config.evals.items():

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import ml_collections
 
-from flax_enn import build
+from flax_enn import annotations, build
 
 
 def functions(
@@ -133,4 +133,4 @@ def plain(value: Any) -> Any:
     return {k: plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
     return tuple(plain(v) for v in value)
-  return value.item() if hasattr(value, 'item') else value
+  return annotations.plain(value)

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flax_enn import build, run_folder, sharding
+from flax_enn import annotations, build, run_folder, sharding
 from flax_enn.core import EpistemicNetwork, Variables
 from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
 from flax_enn.data.preprocess import IDENTITY
@@ -177,8 +177,13 @@ def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:
     where: sharding of a batch.
   """
   shard_index, shard_count = sharding.batch_shard(where)
+  hints = annotations.fields_of(Loader)
   return Loader(
-      **{k: section[k] for k in LOADER_FIELDS if k in section},
+      **{
+          k: annotations.checked(section[k], hints[k], k)
+          for k in LOADER_FIELDS
+          if k in section
+      },
       shard_index=shard_index,
       shard_count=shard_count,
   )

@@ -21,7 +21,7 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from flax_enn import build, run_folder
+from flax_enn import annotations, build, run_folder
 from flax_enn import config as config_lib
 from flax_enn.config_files import load_config, load_module
 
@@ -48,10 +48,7 @@ def zip_(values: Mapping[str, Sequence[Any]]) -> list[Override]:
 
 def _override(fields: Iterable[str], row: Iterable[Any]) -> Override:
   # Configs hold Python's numbers, not those of np.arange.
-  return {
-      field: value.item() if isinstance(value, np.generic) else value
-      for field, value in zip(fields, row)
-  }
+  return dict(zip(fields, map(annotations.plain, row)))
 
 
 def name(override: Mapping[str, Any]) -> str:
@@ -128,14 +125,11 @@ class Run:
       current = results.stat().mtime >= config.stat().mtime
     except (OSError, ValueError):
       return None
-    models = [v for k, v in found.items() if k != 'step']
-    whole = 'step' in found and all(
-        isinstance(metrics, dict)
-        for of_models in models
-        for metrics in (
-            of_models.values() if isinstance(of_models, dict) else [None]
-        )
-    )
+    whole = 'step' in found
+    for models in (v for k, v in found.items() if k != 'step'):
+      whole &= isinstance(models, dict) and all(
+          isinstance(metrics, dict) for metrics in models.values()
+      )
     return found if same and current and whole else None
 
 

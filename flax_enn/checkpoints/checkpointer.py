@@ -78,7 +78,6 @@ class Checkpointer:
     self._metric = best
     layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
-    self._misfits: list[layout.MisfitError] = []
     self._policy = _LatestAndBest(keep, self._scores)
     self._manager = _Manager(
         self.directory,
@@ -168,8 +167,7 @@ class Checkpointer:
       ValueError: the checkpoint is of another network or optimizer.
     """
     self.wait()
-    damaged = {}
-    self._misfits = []
+    damaged: dict[int, Exception | None] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       state, error = self._try_restore(step, abstract)
       if state is None:
@@ -186,8 +184,9 @@ class Checkpointer:
       return state, step
     if damaged:
       # All of them are of one run: where none fits, it is the network.
-      for misfit in self._misfits:
-        raise misfit
+      for error in damaged.values():
+        if isinstance(error, layout.MisfitError):
+          raise error
       raise layout.DamagedCheckpointError(
           f'all checkpoints in {self.directory} are damaged:'
           + layout.format_list([f'step {s}: {e}' for s, e in damaged.items()])
@@ -226,8 +225,8 @@ class Checkpointer:
 
   def _try_restore(
       self, step: int, abstract: State
-  ) -> tuple[State | None, str]:
-    """The state of a step; None, and why, where it is damaged.
+  ) -> tuple[State | None, Exception | None]:
+    """The state of a step, or why it cannot be had: damage, or a misfit.
 
     All processes come to the same answer, and try again together.
 
@@ -238,15 +237,15 @@ class Checkpointer:
       state, error = None, None
       try:
         state = self._restore(step, abstract)
-      except (layout.StorageError, layout.DamagedCheckpointError) as e:
+      except (
+          layout.StorageError, layout.DamagedCheckpointError, layout.MisfitError
+      ) as e:  # fmt: skip
         error = e
-      except layout.MisfitError as e:
-        error = e
-        self._misfits.append(e)
       if not _on_any_host(isinstance(error, layout.StorageError)):
-        if _on_any_host(state is None):
-          return None, str(error or 'it is damaged for another host')
-        return state, ''
+        if not _on_any_host(state is None):
+          return state, None
+        elsewhere = 'it is damaged for another host'
+        return None, error or layout.DamagedCheckpointError(elsewhere)
       if seconds is not None:
         logging.warning('%s; trying again in %d s', error, seconds)
         time.sleep(seconds)

@@ -98,15 +98,16 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
   Raises:
     StorageError, DamagedCheckpointError: as `sort_errors`.
   """
-  for seconds in BACK_OFF:
+  waits = iter(BACK_OFF)
+  while True:
     try:
       with sort_errors(path):
         return reader()
     except StorageError as e:
+      if (seconds := next(waits, None)) is None:
+        raise
       logging.warning('%s; trying again in %d s', e, seconds)
       time.sleep(seconds)
-  with sort_errors(path):
-    return reader()
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:

@@ -55,10 +55,13 @@ class Loader:
           f'holdout is {self.holdout}; it is the fraction of the training split'
           ' to keep out of training: at least 0 and below 1'
       )
-    for field in ('workers', 'read_ahead'):
+    # What is above is taken for a slip.
+    for field, most in (('workers', 4096), ('read_ahead', 10**5)):
       value = getattr(self, field)
-      if value < 0:
-        raise ValueError(f'{field} is {value}; it must be at least 0')
+      if not 0 <= value <= most:
+        raise ValueError(
+            f'{field} is {value}; it must be at least 0 and at most {most}'
+        )
 
   def source(self, dataset: Dataset, split: str) -> Source:
     """The examples of a split, numbered: `{'x', 'y', 'id', …}`.

@@ -104,6 +104,11 @@ class Scorer:
       partial.save(done, state)
     return self._results(state)
 
+  @property
+  def mapped_at_once(self) -> int:
+    """Indices of a chunk: all of them where there are fewer."""
+    return min(self.chunk, self.num_indices)
+
   @functools.cached_property
   def step(self) -> Any:
     """`(variables, indices, batch) -> EvalState`, compiled on first use."""
@@ -123,7 +128,7 @@ class Scorer:
           indices,
           init=self._zeros(likelihood),
           reduce=lambda s, outputs: s.update(likelihood, outputs, batch.y),
-          chunk=min(self.chunk, self.num_indices),
+          chunk=self.mapped_at_once,
       )
       return EvalState.of_batch(
           predictions, batch, self.model.likelihood, self.num_examples

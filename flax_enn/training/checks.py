@@ -96,7 +96,7 @@ def _check_mesh(trainer: Trainer) -> None:
   for evaluation in trainer.evaluations:
     path, scorer = _path(trainer, evaluation.name), evaluation.scorer
     split[f'{path}.num_indices'] = scorer.num_indices
-    split[f'{path}.chunk'] = min(scorer.chunk, scorer.num_indices)
+    split[f'{path}.chunk'] = scorer.mapped_at_once
   for field, value in split.items():
     if value % indices:
       raise ValueError(
@@ -137,7 +137,7 @@ def _check_network(trainer: Trainer) -> None:
       )
     raise ValueError(
         f'{has}, but {model.likelihood} needs {list(expected)}. Targets y that'
-        f' are {model.likelihood.target.dtype}{list(target.shape)} mean'
+        f' are {target.dtype}{list(target.shape)} mean'
         f' {type(model.likelihood).__name__}: integers are classes, floats are'
         ' targets of a regression. If that is right, set `classes` in'
         f' config.network to {expected[1]} or leave it out; if not, mend the'
@@ -172,9 +172,8 @@ def _check_memory(trainer: Trainer) -> None:
   one = config.batch_size * trainer.model.likelihood.outputs * 4 // mesh.size
   indices = {'config.num_indices': trainer.num_indices}
   for evaluation in trainer.evaluations:
-    scorer = evaluation.scorer
-    chunk = min(scorer.chunk, scorer.num_indices)
-    indices[f'{_path(trainer, evaluation.name)}.chunk'] = chunk
+    path = _path(trainer, evaluation.name)
+    indices[f'{path}.chunk'] = evaluation.scorer.mapped_at_once
   field, most = max(indices.items(), key=lambda item: item[1])
   needed, has = sum(bytes_of.values()) + most * one, _memory(mesh)
   if needed > has:
