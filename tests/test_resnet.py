@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from flax_enn import sharding
-from flax_enn.likelihoods import Categorical
-from flax_enn.losses import Objective, Xent
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.deterministic import Deterministic
@@ -22,7 +20,7 @@ from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.training.optimizer import create_optimizer
 from flax_enn.training.state import abstract_state, create_train_state
-from flax_enn.training.step import train_step
+from tests import tiny
 from tests.test_laws import a_batch
 
 TINY = {
@@ -242,14 +240,8 @@ def test_virtual_batches_do_not_depend_on_the_mesh(base, bn_batch, sizes):
   network = Deterministic(nets[base].clone(bn_batch=bn_batch))
   x = images(8, 8, 8, 3)
   tx = create_optimizer({'name': 'sgd', 'learning_rate': 0.1}, 10)
-  step = functools.partial(
-      train_step,
-      network=network,
-      objectives={'data': Objective(Xent())},
-      tx=tx,
-      likelihood=Categorical(3),
-      num_examples=8,
-      num_indices=2,
+  step = tiny.train_step(
+      network, tx, classes=3, num_examples=8, num_indices=2
   )
   states = []
   for shape in [(1, 1, 1), sizes]:

@@ -14,8 +14,6 @@ import pytest
 
 from flax_enn import sharding
 from flax_enn.core import Batch
-from flax_enn.likelihoods import Categorical
-from flax_enn.losses import Objective, Xent
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
@@ -25,7 +23,7 @@ from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.training import default_config
 from flax_enn.training.state import abstract_state, create_train_state
-from flax_enn.training.step import train_step
+from tests import tiny
 
 
 def mesh_of(data=1, index=1, fsdp=1):
@@ -237,14 +235,8 @@ def flops_on_one_device(network, mesh, tx, size, num_indices):
       id=rows(jnp.int32),
       mask=rows(jnp.float32),
   )
-  step = functools.partial(
-      train_step,
-      network=network,
-      objectives={'data': Objective(Xent())},
-      tx=tx,
-      likelihood=Categorical(4),
-      num_examples=1000,
-      num_indices=num_indices,
+  step = tiny.train_step(
+      network, tx, classes=4, num_examples=1000, num_indices=num_indices
   )
   with sharding.use_mesh(mesh):
     compiled = jax.jit(step).lower(state, batch).compile()
@@ -396,14 +388,8 @@ def trained(network, sizes, tx, rules=sharding.DEFAULT_RULES):
   mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)), devices)
   abstract = abstract_state(network, tx, x, mesh, rules)
   state = create_train_state(network, tx, 0, x, abstract)
-  step = functools.partial(
-      train_step,
-      network=network,
-      objectives={'data': Objective(Xent())},
-      tx=tx,
-      likelihood=Categorical(3),
-      num_examples=100,
-      num_indices=4,
+  step = tiny.train_step(
+      network, tx, classes=3, num_examples=100, num_indices=4
   )
   where = sharding.batch_sharding(mesh, rules)
   with sharding.use_mesh(mesh, rules):

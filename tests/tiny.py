@@ -1,6 +1,7 @@
 """Tiny runs: configs that train in seconds, and what they leave on disk."""
 
 import contextlib
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -15,7 +16,10 @@ import ml_collections
 
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Batch
-from flax_enn.training import checks, default_config
+from flax_enn.likelihoods import Categorical
+from flax_enn.losses import Objective
+from flax_enn.losses.xent import Xent
+from flax_enn.training import checks, default_config, step
 from flax_enn.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +77,19 @@ def built(config) -> Trainer:
   trainer = Trainer.from_config(config)
   checks.check(trainer)
   return trainer
+
+
+def train_step(network, tx, *, classes, num_examples, num_indices):
+  """A step of cross-entropy alone, as a function of state and batch."""
+  return functools.partial(
+      step.train_step,
+      network=network,
+      objectives={'data': Objective(Xent())},
+      tx=tx,
+      likelihood=Categorical(classes),
+      num_examples=num_examples,
+      num_indices=num_indices,
+  )
 
 
 def abstract_batch(x) -> Batch:
