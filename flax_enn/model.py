@@ -10,6 +10,7 @@ import json
 from typing import Any, Self
 
 from etils import epath
+from flax import linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -22,6 +23,8 @@ from flax_enn.likelihoods import Likelihood
 
 # Fields of `config.dataset` that are the loader's and not the data set's.
 LOADER_FIELDS = ('holdout', 'workers', 'read_ahead')
+
+_NUM_INDICES = 1000  # of an evaluation, where the index has no finite support
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,26 @@ class Model:
         lambda s: np.zeros((batch_size, *s.shape), s.dtype), self.input_spec
     )
 
+  def abstract_variables(
+      self, mesh: sharding.Mesh, rules: sharding.Rules
+  ) -> dict[str, Any]:
+    """The shapes, dtypes and shardings of the network's variables."""
+    keys = run_keys(0)
+
+    def init() -> Any:
+      index = self.network.indexer.sample(keys['index'], 1)[0]
+      rngs = {'params': keys['params'], 'frozen': keys['frozen']}
+      return self.network.init(rngs, self.dummy_input(), index)
+
+    boxed = jax.eval_shape(init)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        nn.unbox(boxed),
+        sharding.state_shardings(boxed, mesh, rules),
+    )
+
   def apply(
       self, variables: Variables, x: Any, index: Any, **options: Any
   ) -> Any:
@@ -156,6 +179,20 @@ class Model:
     if not same:
       raise ValueError(f'{self.preprocess} changes when it is written down')
     return content
+
+
+def run_keys(seed: int | jax.Array) -> dict[str, jax.Array]:
+  """The keys of a run, one for each use, from its only seed."""
+  uses = ('params', 'frozen', 'index', 'steps', 'evaluation')
+  return dict(zip(uses, jax.random.split(jax.random.key(seed), len(uses))))
+
+
+def num_eval_indices(
+    config: ml_collections.ConfigDict, model: Model, wanted: int | None = None
+) -> int:
+  """N of an evaluation: as wanted, the support of the index, or 1000."""
+  wanted = wanted or config.eval.num_indices
+  return wanted or model.network.indexer.size or _NUM_INDICES
 
 
 def create_dataset(section: Any, path: str = 'config.dataset') -> Dataset:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 from jax.extend import core
+import jax.numpy as jnp
 
 from flax_enn import sharding
 
@@ -34,6 +35,26 @@ def over_index(
   """
   mapped = jax.vmap(fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS)
   return mapped(sharding.constrain_index(indices))
+
+
+def map_over_index(
+    fn: Callable[[Any], Any], indices: Any, *, chunk: int
+) -> Any:
+  """What `over_index` returns; only `chunk` indices are computed at once.
+
+  For results that are small beside what it takes to compute them, such as one
+  log-likelihood of each index.
+
+  Args:
+    fn: function of one index.
+    indices: `[N, ...]` indices, or a pytree of them and of what goes with each.
+    chunk: number of indices that are mapped over at once.
+
+  Returns:
+    What `fn` returns, with an axis N in front.
+  """
+  _, results = _scan(fn, indices, chunk, None, lambda _, found: (None, found))
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
 def reduce_over_index(
@@ -63,23 +84,90 @@ def reduce_over_index(
   Returns:
     The carry after all indices.
   """
+  carry, _ = _scan(
+      fn, indices, chunk, init, lambda carry, found: (reduce(carry, found), ())
+  )
+  return carry
+
+
+def _scan(
+    fn: Callable[[Any], Any],
+    indices: Any,
+    chunk: int,
+    carry: Any,
+    step: Callable[[Any, Any], tuple[Any, Any]],
+) -> tuple[Any, list[Any]]:
+  """Scans chunks of indices; the last carry, and what was kept `[n, ...]`."""
   if chunk < 1:
     raise ValueError(f'chunk is {chunk}; it must be at least 1')
   n = len(jax.tree.leaves(indices)[0])
   fn = _hoist(fn, jax.tree.map(lambda leaf: leaf[0], indices))
   full = n - n % chunk
-  carry = init
+  kept = []
   if full:
     chunks = jax.tree.map(
         lambda leaf: leaf[:full].reshape(-1, chunk, *leaf.shape[1:]), indices
     )
-    carry, _ = jax.lax.scan(
-        lambda c, z: (reduce(c, over_index(fn, z)), None), carry, chunks
+    carry, found = jax.lax.scan(
+        lambda c, z: step(c, over_index(fn, z)), carry, chunks
+    )
+    kept.append(
+        jax.tree.map(lambda leaf: leaf.reshape(full, *leaf.shape[2:]), found)
     )
   if n > full:
     rest = jax.tree.map(lambda leaf: leaf[full:], indices)
-    carry = reduce(carry, over_index(fn, rest))
-  return carry
+    carry, found = step(carry, over_index(fn, rest))
+    kept.append(found)
+  return carry, kept
+
+
+def split_at_index(
+    fn: Callable[[Any, Any], Any], x: Any, index: Any
+) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any], Any], Any]]:
+  """Cuts `fn(x, index)` where the index comes in.
+
+  With the two functions that it returns, `head(features(x), index)` is
+  `fn(x, index)`; features of the same x are computed once, and kept.
+
+  Args:
+    fn: function of inputs and one index.
+    x: inputs, for their shapes.
+    index: one index, for its shape.
+
+  Returns:
+    `features(x)`, a list of all that depends on x and not on the index, and
+    `head(features, index)`.
+  """
+  closed, result = jax.make_jaxpr(fn, return_shape=True)(x, index)
+  jaxpr, treedef = closed.jaxpr, jax.tree.structure(result)
+  inputs = jaxpr.invars[: len(jax.tree.leaves(x))]
+  of_index, on_index = _dependents(jaxpr.eqns, jaxpr.invars[len(inputs) :])
+  of_x, on_x = _dependents(jaxpr.eqns, inputs)
+  before = [e for e, depends in zip(jaxpr.eqns, on_index) if not depends]
+  # What depends on neither is cheap and needed by both: casts, iotas.
+  after = [e for e, z, x in zip(jaxpr.eqns, on_index, on_x) if z or not x]
+  shared = [
+      v for v in _used(after, jaxpr.outvars) if v in of_x and v not in of_index
+  ]
+  names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+  first = jaxpr.replace(
+      invars=inputs, outvars=shared, eqns=before, debug_info=names
+  )
+  second = jaxpr.replace(
+      invars=[*shared, *jaxpr.invars[len(inputs) :]],
+      eqns=after,
+      debug_info=names,
+  )
+  run_first, run_second = (
+      core.jaxpr_as_fun(core.ClosedJaxpr(part, closed.consts))
+      for part in (first, second)
+  )
+
+  def head(features: list[Any], index: Any) -> Any:
+    found = run_second(*features, *jax.tree.leaves(index))
+    return jax.tree.unflatten(treedef, found)
+
+  return lambda x: run_first(*jax.tree.leaves(x)), head
 
 
 def _hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
@@ -95,17 +183,10 @@ def _hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
   """
   closed, result = jax.make_jaxpr(fn, return_shape=True)(index)
   jaxpr, treedef = closed.jaxpr, jax.tree.structure(result)
-  dependent, once, rest = set(jaxpr.invars), [], []
-  for equation in jaxpr.eqns:
-    inputs = _variables(equation.invars)
-    if equation.effects or not dependent.isdisjoint(inputs):
-      dependent.update(equation.outvars)
-      rest.append(equation)
-    else:
-      once.append(equation)
-  used = [v for e in rest for v in _variables(e.invars)]
-  used += _variables(jaxpr.outvars)
-  shared = [v for v in dict.fromkeys(used) if v not in dependent]
+  of_index, on_index = _dependents(jaxpr.eqns, jaxpr.invars)
+  rest = [e for e, depends in zip(jaxpr.eqns, on_index) if depends]
+  once = [e for e, depends in zip(jaxpr.eqns, on_index) if not depends]
+  shared = [v for v in _used(rest, jaxpr.outvars) if v not in of_index]
   names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
   before = jaxpr.replace(
       invars=[], outvars=shared, eqns=once, debug_info=names
@@ -117,6 +198,24 @@ def _hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
   return lambda index: jax.tree.unflatten(
       treedef, after(*jax.tree.leaves(index))
   )
+
+
+def _dependents(equations: Any, seeds: Any) -> tuple[set[Any], list[bool]]:
+  """The variables that depend on `seeds`, and which equations do."""
+  found, which = set(seeds), []
+  for equation in equations:
+    inputs = _variables(equation.invars)
+    depends = bool(equation.effects) or not found.isdisjoint(inputs)
+    which.append(depends)
+    if depends:
+      found.update(equation.outvars)
+  return found, which
+
+
+def _used(equations: Any, outvars: Any) -> list[Any]:
+  """The variables that equations and results read, each once."""
+  used = [v for e in equations for v in _variables(e.invars)]
+  return list(dict.fromkeys([*used, *_variables(outvars)]))
 
 
 def _variables(atoms: Any) -> list[Any]:

@@ -16,11 +16,10 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-from flax import traverse_util
 import jax
-import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import fingerprint, layout
+from flax_enn.checkpoints import layout
+from flax_enn.checkpoints.partial_read import read_arrays
 
 _FIELDS = {'workdir', 'step', 'modules'}
 
@@ -90,7 +89,8 @@ def _read(
     path: epath.Path, pairs: Mapping[str, str], targets: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
   """Reads the source of each target, to where that target lies."""
-  wanted = traverse_util.unflatten_dict(
+  arrays = read_arrays(
+      path,
       {
           source: jax.ShapeDtypeStruct(
               targets[target].shape,
@@ -99,23 +99,7 @@ def _read(
           )
           for target, source in pairs.items()
       },
-      sep='/',
   )
-
-  def read() -> Any:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      return reader.restore(
-          path / 'state',
-          args=ocp.args.PyTreeRestore(
-              wanted,
-              restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-              partial_restore=True,
-          ),
-      )
-
-  arrays = layout.flatten_with_names(layout.read(path, read))
-  saved = layout.read(path, lambda: layout.fingerprints(path))
-  fingerprint.check(path, arrays, saved)
   return {target: arrays[source] for target, source in pairs.items()}
 
 

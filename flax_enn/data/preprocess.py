@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 Preprocess = Callable[[Any], Any]
 
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pixels:
           f' uint8{list(self.shape)}, of {size}'
       )
     height, width, channels = self.shape
-    image = Image.fromarray(x[..., 0] if channels == 1 else x, _MODES[channels])
+    image = Image.fromarray(x[..., 0] if channels == 1 else x, MODES[channels])
     image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(self.shape)
 
@@ -105,7 +105,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
-      image = image.convert(_MODES[channels])
+      image = image.convert(MODES[channels])
   except OSError as e:
     raise ValueError(f'not an image that Pillow can decode: {e}') from e
   return np.asarray(image).reshape(image.height, image.width, channels)

@@ -16,9 +16,13 @@ from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.scorer import Scorer
-from flax_enn.model import Model, create_dataset, create_loader
+from flax_enn.model import (
+    Model,
+    create_dataset,
+    create_loader,
+    num_eval_indices,
+)
 
-_NUM_INDICES = 1000  # where the index has no finite support
 _POINTS = 400  # training examples in a report
 
 
@@ -111,13 +115,12 @@ def create_evaluations(
     where = sharding.batch_sharding(mesh, rules)
     with build.located(f'{path}.dataset' if section else 'config.dataset'):
       loader = create_loader(section or config.dataset, where)
-    size = model.network.indexer.size
     scorer = Scorer(
         model=dataclasses.replace(model, likelihood=likelihood),
         batch_size=config.batch_size,
         mesh=mesh,
         rules=rules,
-        num_indices=fields['num_indices'] or size or _NUM_INDICES,
+        num_indices=num_eval_indices(config, model, fields['num_indices']),
         tau=fields['tau'],
         chunk=fields['chunk'],
         base_temperature=fields['base_temperature'],

@@ -1,7 +1,6 @@
 """Evaluator: all evaluations of a run, from a saved state to its results."""
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 from typing import Any
 
 from absl import logging
@@ -13,6 +12,8 @@ from flax_enn.core import Variables
 from flax_enn.evaluation.evaluation import Evaluation
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results, table, write_results
+
+_REPORT_INDICES = 100  # whose functions and votes are drawn
 
 
 class Evaluator:
@@ -115,11 +116,7 @@ class Evaluator:
   ) -> None:
     from flax_enn.evaluation.report import draw  # matplotlib takes its time
 
-    scorer = evaluation.scorer
-    draw(
-        self._workdir,
-        found,
-        scorer.model,
-        functools.partial(scorer.predict, variables, key=self._key),
-        evaluation.training_points,
+    predictor = evaluation.scorer.predictor(
+        variables, self._key, _REPORT_INDICES
     )
+    draw(self._workdir, found, predictor, evaluation.training_points)

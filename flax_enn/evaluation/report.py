@@ -14,10 +14,10 @@ import numpy as np
 
 from flax_enn.evaluation import plots
 from flax_enn.evaluation.results import Results
+from flax_enn.inference import Predictor
 from flax_enn.model import Model
 from flax_enn.run_folder import atomic_write
 
-Predict = Callable[[Any], tuple[np.ndarray, Any]]
 Points = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 _COLUMNS = 8  # of images
@@ -43,8 +43,7 @@ _STYLE = {
 def draw(
     workdir: epath.PathLike,
     results: Results,
-    model: Model,
-    predict: Predict,
+    predictor: Predictor,
     points: Points,
 ) -> None:
   """Writes `workdir/report.png`. To be called on every process.
@@ -52,9 +51,7 @@ def draw(
   Args:
     workdir: folder of the run.
     results: of an evaluation.
-    model: that was evaluated.
-    predict: of `[B, ...]` inputs, the mean and variance that some indices give;
-      from `Scorer.predict`.
+    predictor: of the model that was evaluated, with some of its indices.
     points: returns some training examples, `[B, ...]` inputs and targets.
   """
   with matplotlib.rc_context(_STYLE):
@@ -62,9 +59,9 @@ def draw(
     figure = Figure(dpi=120, layout=layout, facecolor='white')
     canvas = FigureCanvasAgg(figure)
     if results.disagreement is None:
-      _regression(figure, results, model, predict, points)
+      _regression(figure, results, predictor, points)
     else:
-      _classification(figure, results, model, predict, points)
+      _classification(figure, results, predictor, points)
     buffer = io.BytesIO()
     canvas.print_png(buffer)  # savefig would draw everything twice
   atomic_write(epath.Path(workdir) / 'report.png', buffer.getvalue())
@@ -73,12 +70,11 @@ def draw(
 def _classification(
     figure: Figure,
     results: Results,
-    model: Model,
-    predict: Predict,
+    predictor: Predictor,
     points: Points,
 ) -> None:
   """Numbers above; below them images, or maps of a plane."""
-  shape = _shape(model)
+  shape = _shape(predictor.model)
   # Without an index there is nothing to disagree on.
   agree = results.examples['disagreement'].max(initial=0) < 1e-5
   if agree:
@@ -87,11 +83,11 @@ def _classification(
   elif len(shape) == 3 and shape[-1] in (1, 3):
     figure.set_size_inches(13, 9)
     top, bottom = _halves(figure)
-    _images(bottom, results, predict)
+    _images(bottom, results, predictor)
   elif shape == (2,):
     figure.set_size_inches(13, 9)
     top, bottom = _halves(figure)
-    _plane(bottom, predict, points)
+    _plane(bottom, predictor, points)
   else:
     figure.set_size_inches(13, 4.3)
     top = figure
@@ -103,7 +99,14 @@ def _classification(
   plots.log_losses(middle, results.metrics, results.tau)
   if results.disagreement is not None and not agree:
     right = top.add_subplot(grid[:, 2])
-    plots.disagreement(right, results.disagreement, model.likelihood.outputs)
+    classes = predictor.model.likelihood.outputs
+    plots.disagreement(right, results.disagreement, classes)
+
+
+def _moments(predictor: Predictor, x: Any) -> Any:
+  """Mean and variance of y at each index, `[N, B, ...]`; see `Likelihood`."""
+  moments = predictor.model.likelihood.moments(predictor.logits(x))
+  return jax.tree.map(np.asarray, moments)
 
 
 def _shape(model: Model) -> tuple[int, ...]:
@@ -117,11 +120,13 @@ def _halves(figure: Figure) -> tuple[SubFigure, SubFigure]:
   return halves[0, 0], halves[1, 0]
 
 
-def _images(figure: SubFigure, results: Results, predict: Predict) -> None:
+def _images(
+    figure: SubFigure, results: Results, predictor: Predictor
+) -> None:
   """The examples that the indices disagree on most, with their votes."""
   examples = results.examples
   shown = min(len(examples['y']), 2 * _COLUMNS)
-  probs, _ = predict(examples['x'][:shown])
+  probs, _ = _moments(predictor, examples['x'][:shown])
   figure.suptitle(
       'Images on which the indices disagree most. Bar: the classes that'
       f' {len(probs)} indices choose, the label’s own in green.',
@@ -145,13 +150,13 @@ def _images(figure: SubFigure, results: Results, predict: Predict) -> None:
     plots.votes(bar, probs[:, i], label)
 
 
-def _plane(figure: SubFigure, predict: Predict, points: Points) -> None:
+def _plane(figure: SubFigure, predictor: Predictor, points: Points) -> None:
   """Maps of the mean prediction and of the disagreement over two inputs."""
   x, y = points()
   low, high = _range(x, 0.35)
   sides = [np.linspace(a, b, _GRID) for a, b in zip(low, high)]
   grid = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2).astype(x.dtype)
-  probs, _ = predict(grid)
+  probs, _ = _moments(predictor, grid)
   extent = (low[0], high[0], low[1], high[1])
   mean = probs.mean(0)
   spread = _entropy(mean) - _entropy(probs).mean(0)
@@ -165,11 +170,11 @@ def _plane(figure: SubFigure, predict: Predict, points: Points) -> None:
 def _regression(
     figure: Figure,
     results: Results,
-    model: Model,
-    predict: Predict,
+    predictor: Predictor,
     points: Points,
 ) -> None:
   """Log-losses, and for one input and one output the functions themselves."""
+  model = predictor.model
   if _shape(model) != (1,) or model.likelihood.target.shape != (1,):
     figure.set_size_inches(5.5, 4.6)
     plots.log_losses(figure.subplots(), results.metrics, results.tau)
@@ -179,7 +184,7 @@ def _regression(
   x, y = points()
   low, high = _range(x, 0.25)
   grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
-  mean, variance = predict(grid)
+  mean, variance = _moments(predictor, grid)
   noise_std = np.sqrt(variance.mean(0))[:, 0]
   plots.curve(left, grid[:, 0], mean[..., 0], x[:, 0], y[:, 0], noise_std)
   plots.log_losses(right, results.metrics, results.tau)

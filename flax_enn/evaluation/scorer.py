@@ -14,10 +14,11 @@ from flax_enn.core import Batch, Index, Variables
 from flax_enn.evaluation.eval_state import EvalState
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
+from flax_enn.inference import Predictor
 from flax_enn.likelihoods import Likelihood
 from flax_enn.metrics import ECE, PredictiveStats
 from flax_enn.model import Model
-from flax_enn.sampling import over_index, reduce_over_index
+from flax_enn.sampling import reduce_over_index
 from flax_enn.throttle import Throttle
 
 
@@ -136,30 +137,15 @@ class Scorer:
 
     return self._jit(step)
 
-  def predict(
-      self, variables: Variables, x: Any, key: jax.Array, n: int = 100
-  ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The predictions of n indices for a few inputs.
-
-    Args:
-      variables: as in a call.
-      x: `[B, ...]` numpy inputs, the same on every process.
-      key: that the indices are drawn from; with the key of a call, index i is
-        index i of that call.
-      n: number of indices N.
-
-    Returns:
-      `[N, B, C]` probabilities and None, or means and variances of y.
-    """
-    rows = len(jax.tree.leaves(x)[0])
+  def predictor(
+      self, variables: Variables, key: jax.Array, n: int
+  ) -> Predictor:
+    """With the first n of the indices that a call with this key scores."""
     with sharding.use_mesh(self._mesh, self.rules):
-      # The same number of rows on every device: the last input is repeated.
-      size = self._mesh.size
-      padded = np.minimum(np.arange(-(-rows // size) * size), rows - 1)
-      x = jax.tree.map(lambda leaf: np.asarray(leaf)[padded], x)
-      x = jax.device_put(x, sharding.replicated(self._mesh))
-      moments = self._predict(variables, self._indices(key, n), x)
-      return jax.tree.map(lambda leaf: np.asarray(leaf)[:, :rows], moments)
+      indices = self._indices(key, n)
+    return Predictor.create(
+        self.model, variables, indices, mesh=self._mesh, rules=self.rules
+    )
 
   @functools.cached_property
   def _mesh(self) -> Mesh:
@@ -180,16 +166,6 @@ class Scorer:
   @functools.cached_property
   def _merge(self) -> Any:
     return self._jit(EvalState.merge)
-
-  @functools.cached_property
-  def _predict(self) -> Any:
-    def predict(variables, indices, x):
-      outputs = over_index(
-          lambda index: self._apply(variables, x, index).preds, indices
-      )
-      return self.model.likelihood.moments(outputs)
-
-    return self._jit(predict)
 
   def _apply(self, variables: Variables, x: Any, index: Index) -> Any:
     return self.model.apply(variables, x, index)

@@ -52,6 +52,11 @@ class Likelihood(abc.ABC):
     """
 
   @property
+  def num_classes(self) -> int | None:
+    """C where y is one of C classes, else None."""
+    return None
+
+  @property
   def max_disagreement(self) -> float | None:
     """The largest value of `Stats.disagreement`, if there is one."""
     return None
@@ -104,6 +109,10 @@ class Stats(struct.PyTreeNode):
     """`[B]` epistemic uncertainty: mutual information, or a deviation."""
     raise NotImplementedError
 
+  def uncertainty(self) -> tuple[jax.Array, jax.Array]:
+    """Aleatoric and epistemic: `[B]` entropies, or `[B, dim]` variances."""
+    raise NotImplementedError
+
 
 class MeanStats(Stats):
   """Of a regression: the law of total variance.
@@ -151,6 +160,9 @@ class MeanStats(Stats):
   def disagreement(self) -> jax.Array:
     """`[B]` standard deviation over z, root mean square over the entries."""
     return jnp.sqrt(self.epistemic.mean(-1))
+
+  def uncertainty(self) -> tuple[jax.Array, jax.Array]:
+    return self.aleatoric, self.epistemic
 
 
 def running(

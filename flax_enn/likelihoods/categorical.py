@@ -66,6 +66,10 @@ class Categorical(Likelihood):
     return jax.nn.softmax(promote_to_float32(outputs) / self.temperature), None
 
   @property
+  def num_classes(self) -> int:
+    return self.classes
+
+  @property
   def max_disagreement(self) -> float:
     return math.log(self.classes)
 
@@ -118,3 +122,6 @@ class CategoricalStats(Stats):
     they are certain of different classes.
     """
     return jnp.maximum(entropy(self.probs) - self.entropy, 0.0)
+
+  def uncertainty(self) -> tuple[jax.Array, jax.Array]:
+    return self.entropy, self.disagreement

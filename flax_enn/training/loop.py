@@ -15,9 +15,10 @@ import ml_collections
 from flax_enn import build, data, distributed, run_folder, sharding
 from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
+from flax_enn.model import run_keys
 from flax_enn.throttle import Throttle
 from flax_enn.training import checks, writers
-from flax_enn.training.state import TrainState, run_keys
+from flax_enn.training.state import TrainState
 from flax_enn.training.trainer import Trainer
 from flax_enn.workdir_lock import WorkdirLock
 

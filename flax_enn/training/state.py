@@ -12,6 +12,7 @@ import optax
 
 from flax_enn import sharding
 from flax_enn.core import EpistemicNetwork
+from flax_enn.model import run_keys
 
 
 class TrainState(struct.PyTreeNode):
@@ -38,12 +39,6 @@ class TrainState(struct.PyTreeNode):
   def variables(self) -> dict[str, Any]:
     """What `network.apply` takes."""
     return {'params': self.params, **self.collections}
-
-
-def run_keys(seed: int | jax.Array) -> dict[str, jax.Array]:
-  """The keys of a run, one for each use, from its only seed."""
-  uses = ('params', 'frozen', 'index', 'steps', 'evaluation')
-  return dict(zip(uses, jax.random.split(jax.random.key(seed), len(uses))))
 
 
 def init_state(

@@ -11,8 +11,8 @@ import pytest
 
 from flax_enn.data import ArraySource, Dataset, Pixels
 from flax_enn.likelihoods import Categorical
+from flax_enn.model import run_keys
 from flax_enn.training import train_and_evaluate
-from flax_enn.training.state import run_keys
 from tests import tiny
 from tests.test_model import restored
 from tests.test_resume import curves

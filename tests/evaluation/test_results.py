@@ -1,6 +1,7 @@
 """The table, the file and the picture of hand-made results."""
 
 import json
+import types
 
 import jax
 import matplotlib.image
@@ -115,14 +116,14 @@ def test_picture(tmp_path, likelihood, shape, with_base):
       y = rng.integers(0, likelihood.outputs, 20)
     return rng.normal(size=(20, *shape)).astype(np.float32), y
 
-  def predict(x):
+  def logits(x):
     asked.append(x)
-    outputs = rng.normal(size=(6, len(x), likelihood.outputs))
-    return jax.tree.map(np.asarray, likelihood.moments(outputs))
+    return rng.normal(size=(6, len(x), likelihood.outputs))
 
   model = Model(None, likelihood, jax.ShapeDtypeStruct(shape, np.float32))
   results = _results(likelihood, with_base, shape)
-  draw(tmp_path, results, model, predict, points)
+  predictor = types.SimpleNamespace(model=model, logits=logits)
+  draw(tmp_path, results, predictor, points)
   _assert_drawn(tmp_path)
   if len(shape) == 3:
     np.testing.assert_array_equal(asked[0], results.examples['x'])
@@ -135,7 +136,8 @@ def test_picture_of_trees(tmp_path, shape):
   model = Model(
       None, Categorical(3), {'x': jax.ShapeDtypeStruct(shape, np.float32)}
   )
-  draw(tmp_path, _results(), model, predict=None, points=None)
+  predictor = types.SimpleNamespace(model=model)
+  draw(tmp_path, _results(), predictor, points=None)
   _assert_drawn(tmp_path)
 
 

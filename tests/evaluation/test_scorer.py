@@ -192,21 +192,12 @@ def test_predict_shows_the_indices_of_the_evaluation():
   mesh = sharding.create_mesh({'data': 4, 'index': 2})
   net, (x, _) = Net(), _examples(13)
   variables = _variables(net)
-  probs, variance = make_scorer(net, mesh=mesh).predict(variables, x, KEY, N)
-  assert probs.shape == (N, 13, C) and variance is None
+  predictor = make_scorer(net, mesh=mesh).predictor(variables, KEY, N)
+  logits = predictor.logits(x)
+  assert logits.shape == (N, 13, C)
   for i, z in enumerate(net.indexer.sample(KEY, N)):
-    expected = jax.nn.softmax(net.apply(variables, x, z).preds)
-    np.testing.assert_allclose(probs[i], expected, rtol=1e-5)
-
-
-def test_predictions_of_a_regression_are_means_and_variances():
-  net, (x, _) = Net(), _examples(5, REGRESS)
-  variables = _variables(net)
-  mean, variance = make_scorer(net, REGRESS).predict(variables, x, KEY, 3)
-  outputs = [net.apply(variables, x, z) for z in net.indexer.sample(KEY, 3)]
-  expected = np.stack([o.preds for o in outputs])
-  np.testing.assert_allclose(mean, expected, rtol=1e-5)
-  np.testing.assert_allclose(variance, np.full((3, 5, C), 0.49), rtol=1e-6)
+    expected = net.apply(variables, x, z).preds
+    np.testing.assert_allclose(logits[i], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('temperature', [0.5, 2.0])
@@ -233,8 +224,8 @@ def test_temperatures_divide_logits(temperature):
       -np.log(base[np.arange(32), y]).mean(),
       rtol=1e-5,
   )
-  found, _ = scorer.predict(variables, x, KEY, 6)
-  np.testing.assert_allclose(found, probs, rtol=1e-5)
+  predictor = scorer.predictor(variables, KEY, 6)
+  np.testing.assert_allclose(predictor.probs(x), probs.mean(0), rtol=1e-5)
 
 
 def test_an_empty_split_is_an_error():

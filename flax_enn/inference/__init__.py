@@ -1,0 +1,5 @@
+"""From a checkpoint to decisions: predictions that say what is not known."""
+
+from flax_enn.inference.predictor import Predictor
+
+__all__ = ['Predictor']

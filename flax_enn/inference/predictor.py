@@ -1,0 +1,298 @@
+"""Predictor: marginal, joint and conditional predictions of a trained network.
+
+>>> predictor = Predictor.load('runs/digits_epinet')
+>>> x = np.stack([predictor.preprocess(path) for path in paths])
+>>> predictor.probs(x)  # [B, C], one input at a time
+>>> predictor.uncertainty(x)['epistemic']  # [B], what labels would resolve
+>>> predictor.log_joint(x, y)  # of all labels at once
+>>> predictor.condition(x, y).probs(more)  # what they teach of other inputs
+"""
+
+import dataclasses
+from typing import Any, Self
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from flax_enn import sharding
+from flax_enn.core import Index, Variables
+from flax_enn.inference import checked_input, images, information, stored
+from flax_enn.inference.evidence import Evidence
+from flax_enn.inference.functions import (
+    Functions,
+    effective_sample_size,
+    log_mean,
+)
+from flax_enn.inference.programs import Programs
+from flax_enn.model import Model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+  """A trained network with a fixed set of weighted indices.
+
+  The indices are the same for every call, so that one index is one function of
+  all inputs: predictions of any call can be combined with those of another.
+  Inputs are `[B, ...]` pytrees as the network takes them (see `preprocess`),
+  numpy or jax, the same on every process; results are of the same kind. They
+  are padded to 1, 2, 4 … rows per device, up to 128 rows, and more are cut into
+  pieces: few sizes are compiled, each at its first use. Memory does not grow
+  with N, but for the results of `logits` and `sample`.
+
+  Attributes:
+    programs: the model, and what was compiled of it for a mesh; shared with the
+      predictors that `condition` makes.
+    variables: of the network.
+    indices: `[N, ...]` epistemic indices.
+    log_weights: `[N]` of the indices.
+    evidence: what they were conditioned on.
+  """
+
+  programs: Programs
+  variables: Variables
+  indices: Index
+  log_weights: jax.Array
+  evidence: Evidence
+
+  @classmethod
+  def create(
+      cls,
+      model: Model,
+      variables: Variables,
+      indices: Index,
+      log_weights: Any = None,
+      *,
+      mesh: Mesh | None = None,
+      rules: sharding.Rules = sharding.DEFAULT_RULES,
+      chunk: int | None = None,
+  ) -> Self:
+    """Makes a predictor of a model in memory.
+
+    Args:
+      model: network, likelihood (with its temperature), inputs, preprocessing.
+      variables: of the network.
+      indices: `[N, ...]`, from `model.network.indexer.sample`.
+      log_weights: `[N]` of the indices; equal ones by default.
+      mesh: of devices; all there are, along the batch, by default.
+      rules: what lies on which axis of the mesh.
+      chunk: indices that are mapped over at once; None bounds their memory.
+    """
+    mesh = mesh or sharding.create_mesh({'data': -1})
+    programs = Programs(model, mesh, rules, Functions(model, chunk))
+    weights = np.zeros(len(indices)) if log_weights is None else log_weights
+    weights = programs.put(np.asarray(weights, np.float32))
+    if weights.shape != (len(indices),) or not jnp.isfinite(weights.max()):
+      raise ValueError(
+          f'log_weights are {log_weights}; expected one of each of the'
+          f' {len(indices)} indices, and one of them at least finite'
+      )
+    evidence = Evidence(indices, weights)
+    return cls(programs, variables, indices, weights, evidence)
+
+  @classmethod
+  def load(
+      cls,
+      run_or_bundle: epath.PathLike,
+      step: int | str = 'best',
+      mesh: Mesh | None = None,
+      num_indices: int | None = None,
+      seed: int | None = None,
+      allow_imports: bool = False,
+  ) -> Self:
+    """Loads what a run has trained, or a bundle that was exported.
+
+    Reads the config and the network's variables, whose fingerprints are
+    checked; neither data nor optimizer, and imports no TensorFlow.
+
+    Args:
+      run_or_bundle: folder of a run or bundle, local or in a bucket.
+      step: a number, `'latest'` or `'best'`, which is the latest where nothing
+        was scored. A bundle has one step.
+      mesh: from `sharding.create_mesh`; all devices along the batch by default.
+      num_indices: N. None takes as many as the run's own evaluation (or the
+        bundle): its config says how many, or the support, or 1000.
+      seed: that the indices are drawn from; None takes those of the run's own
+        evaluation (or of the bundle).
+      allow_imports: whether a config may name classes outside of flax_enn,
+        `'package.module:Class'`, which imports, and so runs, their code.
+
+    Raises:
+      ValueError: there is no run, checkpoint or step, or one that does not fit.
+      DamagedCheckpointError: it is not what was saved.
+      StorageError: it cannot be read now.
+    """
+    mesh = mesh or sharding.create_mesh({'data': -1})
+    found = stored.load(
+        run_or_bundle, step, mesh, num_indices, seed, allow_imports
+    )
+    return cls.create(
+        *(found.model, found.variables, found.indices, found.log_weights),
+        mesh=mesh,
+        rules=found.rules,
+    )
+
+  @property
+  def model(self) -> Model:
+    """Network, likelihood, inputs and preprocessing."""
+    return self.programs.model
+
+  @property
+  def num_indices(self) -> int:
+    """N."""
+    return len(self.indices)
+
+  @property
+  def effective_sample_size(self) -> float:
+    """How many equally weighted indices would average as well, 1 to N."""
+    return float(effective_sample_size(self.log_weights))
+
+  def logits(self, x: Any, indices: Index | None = None) -> Any:
+    """`[N, B, C]` outputs of the network, not divided by the temperature.
+
+    Args:
+      x: `[B, ...]` inputs.
+      indices: `[n, ...]` to use; the predictor's own by default.
+    """
+    indices = self.indices if indices is None else indices
+    checked_input.check_indices(indices, self.indices)
+    arrays = checked_input.inputs(self.model, x)
+    args = self.variables, indices
+    found = self.programs.run_pieces(Functions.logits, args, arrays, axis=1)
+    return _like(found, x)
+
+  def sample(self, x: Any, key: jax.Array, n: int) -> Any:
+    """`[n, B, C]` outputs at n of the indices, drawn by their weights.
+
+    Each is one function of all inputs, as Thompson sampling asks for.
+
+    Args:
+      x: `[B, ...]` inputs.
+      key: to draw with.
+      n: how many functions.
+    """
+    weighted = self.indices, self.log_weights
+    drawn = self.programs.run(Functions.draw, key, *weighted, n=n)
+    return self.logits(x, drawn)
+
+  def probs(self, x: Any) -> Any:
+    """`[B, C]` probabilities of the classes, averaged over the indices."""
+    checked_input.need_classes(self.model, True, 'probs')
+    return self._summary(x)['probs']
+
+  def mean_and_std(self, x: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation `[B, dim]` of y, noise included."""
+    checked_input.need_classes(self.model, False, 'mean_and_std')
+    found = self._summary(x)
+    return found['mean'], found['std']
+
+  def uncertainty(self, x: Any) -> dict[str, Any]:
+    """How uncertain each prediction is, and of which kind.
+
+    `total` is the sum of `aleatoric` (noise: it stays, however much is learned)
+    and `epistemic` (the indices disagree: labels would resolve it).
+
+    Returns:
+      Of classes `[B]` each: the three as entropies in nats (`epistemic` is the
+      mutual information of label and index), and the marginal scores
+      `max_probability`, `margin` and `variation_ratio`; see
+      `Functions.summary`. Of regression the three as variances, `[B, dim]`.
+    """
+    found = self._summary(x)
+    return {k: v for k, v in found.items() if k not in ('probs', 'mean', 'std')}
+
+  def log_joint(self, x: Any, y: Any) -> float:
+    """`log E_z prod_b p(y_b | x_b, z)`, in nats, of all labels at once.
+
+    Args:
+      x: `[B, ...]` inputs.
+      y: `[B]` labels, or `[B, dim]` targets.
+    """
+    total = jnp.zeros(self.num_indices)
+    for piece in self.programs.pieces(checked_input.examples(self.model, x, y)):
+      total += self.programs.run(
+          Functions.log_likelihood,
+          *(self.variables, self.indices, *piece.arrays, piece.mask),
+      )
+    return float(log_mean(self.log_weights, total))
+
+  def condition(self, x: Any, y: Any, *, refine: bool = True) -> Self:
+    """The predictor that has seen these examples too, by Bayes' rule.
+
+    Each index is weighted by how well it predicts them; nothing is trained.
+    Where less than a tenth of them would still count (`effective_sample_size`),
+    those of a Gaussian law are drawn anew from the posterior, from a fixed seed
+    (see `posterior.sample`). The members of an ensemble are all there is: they
+    are only weighted.
+
+    The result depends on all evidence so far, and not on its order or pieces.
+
+    Args:
+      x: `[B, ...]` inputs.
+      y: `[B]` labels, or `[B, dim]` targets.
+      refine: False keeps the indices, and warns where few of them count.
+
+    Raises:
+      ValueError: no index gives these examples a probability above zero.
+    """
+    x, y = checked_input.examples(self.model, x, y)
+    evidence = self.evidence.extended(self.programs, self.variables, x, y)
+    indices, weights = evidence.posterior(
+        self.programs, self.variables, refine
+    )
+    return dataclasses.replace(
+        self, indices=indices, log_weights=weights, evidence=evidence
+    )
+
+  def information_gain(
+      self, candidates: Any, targets: Any, **options: Any
+  ) -> Any:
+    """`[M]` mutual information of each candidate's label and the targets'.
+
+    How much, in nats, the label of a candidate is expected to tell about the
+    joint labels of all targets: which label would change my mind. Exact by
+    enumeration where the targets have at most 10,000 joint labels; otherwise an
+    estimate from joint labels that are drawn from the model.
+
+    Args:
+      candidates: `[M, ...]` inputs.
+      targets: `[T, ...]` inputs.
+      **options: those of `information.gain`: `pairwise=True` for the mean of
+        the mutual informations with single targets (EPIG), `return_error=True`
+        for standard errors `[M]` too, `num_samples` and `seed` of an estimate.
+    """
+    checked_input.need_classes(self.model, True, 'information_gain')
+    found = information.gain(
+        self.programs,
+        (self.variables, self.indices, self.log_weights),
+        checked_input.inputs(self.model, candidates),
+        checked_input.inputs(self.model, targets),
+        **options,
+    )
+    return _like(found, candidates)
+
+  def preprocess(self, image: Any) -> Any:
+    """One input as the network takes it, by the checkpoint's preprocessing.
+
+    Args:
+      image: path of an image, a PIL image, or `[H, W]` or `[H, W, channels]`
+        uint8; where inputs are not images, one x as the data set has it.
+
+    Raises:
+      ValueError: it is not an image, or of a size that the network cannot take.
+    """
+    return images.preprocess(self.model, image)
+
+  def _summary(self, x: Any) -> dict[str, Any]:
+    args = self.variables, self.indices, self.log_weights
+    arrays = checked_input.inputs(self.model, x)
+    return _like(self.programs.run_pieces(Functions.summary, args, arrays), x)
+
+
+def _like(results: Any, x: Any) -> Any:
+  """Numpy results as jax arrays where the inputs were jax arrays."""
+  if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+    return jax.tree.map(jnp.asarray, results)
+  return results

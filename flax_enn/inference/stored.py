@@ -1,0 +1,142 @@
+"""What a predictor is made from, read from the folder of a run or a bundle."""
+
+from collections.abc import Mapping
+import re
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+from jax.sharding import Mesh
+import ml_collections
+
+from flax_enn import run_folder, sharding
+from flax_enn.checkpoints import layout
+from flax_enn.checkpoints.partial_read import read_variables
+from flax_enn.core import Index, Variables
+from flax_enn.model import Model, num_eval_indices, run_keys
+
+_OUTSIDE = re.compile(r'(?!flax_enn[.:]).*:', re.DOTALL)
+
+
+class Stored(NamedTuple):
+  """A trained model with its indices.
+
+  Attributes:
+    model: network, likelihood, inputs, preprocessing.
+    variables: of the network.
+    indices: `[N, ...]`.
+    log_weights: `[N]`, or None for equal ones.
+    rules: what lies on which axis of a mesh.
+    step: that was trained to.
+  """
+
+  model: Model
+  variables: Variables
+  indices: Index
+  log_weights: jax.Array | None
+  rules: sharding.Rules
+  step: int
+
+
+def load(
+    folder: epath.PathLike,
+    step: int | str,
+    mesh: Mesh,
+    num_indices: int | None,
+    seed: int | None,
+    allow_imports: bool,
+) -> Stored:
+  """Reads a run or a bundle; see `Predictor.load`."""
+  folder = epath.Path(folder).expanduser()
+  if not folder.exists():
+    raise ValueError(f'{folder} does not exist; expected the folder of a run')
+  config = ml_collections.ConfigDict(
+      run_folder.read_json(folder / 'config.json')
+  )
+  if not allow_imports:
+    check_no_imports(config.to_dict(), 'config')
+    check_no_imports(run_folder.read_json(folder / 'model.json'), 'model.json')
+  try:
+    model = Model.from_run(folder)
+    rules = sharding.create_rules(config.sharding)
+    keys, n = run_keys(config.seed), num_eval_indices(config, model)
+  except (AttributeError, KeyError, TypeError) as e:
+    raise ValueError(
+        f'{folder} is not a run of this version of flax_enn: its config lacks'
+        f' {e}'
+    ) from e
+  number = choose_step(folder, step)
+  with sharding.use_mesh(mesh, rules):
+    variables = read_variables(
+        layout.checkpoint_dir(folder) / str(number),
+        model.abstract_variables(mesh, rules),
+    )
+    indices = draw(
+        model,
+        mesh,
+        keys['evaluation'] if seed is None else jax.random.key(seed),
+        n if num_indices is None else num_indices,
+    )
+  return Stored(model, variables, indices, None, rules, number)
+
+
+def draw(model: Model, mesh: Mesh, key: jax.Array, n: int) -> Index:
+  """N indices, the same on any mesh, replicated."""
+  if n < 1:
+    raise ValueError(f'num_indices is {n}; it must be at least 1')
+  sample = jax.jit(
+      model.network.indexer.sample,
+      static_argnums=1,
+      out_shardings=sharding.replicated(mesh),
+  )
+  return sample(key, n)
+
+
+def choose_step(folder: epath.Path, wanted: int | str) -> int:
+  """The step of the checkpoint that is to be read.
+
+  Args:
+    folder: of the run.
+    wanted: a number, `'latest'` or `'best'`: the latest where none was scored.
+
+  Raises:
+    ValueError: there is none.
+  """
+  steps = layout.steps(folder)
+  if not steps:
+    raise ValueError(
+        f'{folder} has no checkpoint yet; train the run first, or give the'
+        ' folder of another'
+    )
+  named = {'latest': steps[-1], 'best': steps[-1]}
+  best = layout.best(layout.scores(folder), steps)
+  if best is not None:
+    named['best'] = best
+  step = named.get(str(wanted), wanted)
+  if not str(step).isdecimal() or int(step) not in steps:
+    raise ValueError(
+        f'step is {wanted!r}; {folder} has the steps {steps}: choose one of'
+        " them, 'latest' or 'best'"
+    )
+  return int(step)
+
+
+def check_no_imports(tree: Any, path: str) -> None:
+  """Checks that a config names no class outside of flax_enn.
+
+  Raises:
+    ValueError: it does; loading it would import, and so run, other code.
+  """
+  if isinstance(tree, Mapping):
+    name = tree.get('name')
+    if isinstance(name, str) and _OUTSIDE.match(name):
+      raise ValueError(
+          f'{path}.name is {name!r}, a class outside of flax_enn: loading it'
+          ' runs the code of that module. Where you trust it, load with'
+          ' allow_imports=True (--allow_imports)'
+      )
+    for key, value in tree.items():
+      check_no_imports(value, f'{path}.{key}')
+  elif isinstance(tree, (list, tuple)):
+    for i, value in enumerate(tree):
+      check_no_imports(value, f'{path}[{i}]')
