@@ -93,19 +93,6 @@ _PROFILE_AT = flags.DEFINE_integer(
 )
 
 
-_LIBRARIES = ('jax', 'orbax')
-
-# Errors that are printed as one sentence, and what the program ends with: 2 is
-# a mistake that no second try mends, 1 may be gone by then.
-_EXIT_CODES = {
-    'ValueError': 2,
-    'ModuleNotFoundError': 2,
-    'DamagedCheckpointError': 2,
-    'FloatingPointError': 2,
-    'WorkdirInUseError': 1,
-    'OSError': 1,  # a lost connection, a disk that is full
-}
-
 # SIGTERM and Ctrl-C ask to save and stop, from the first import on.
 _asked_to_stop = threading.Event()
 
@@ -119,32 +106,21 @@ def _ask_to_stop(number, frame):
     logging.warning('Saving and stopping; Ctrl-C again ends at once')
 
 
-def _keep_log_record(record):
-  """Keeps the many lines that JAX and Orbax log about themselves out."""
-  from_library = any(
-      f'-packages/{name}/' in record.pathname for name in _LIBRARIES
-  )
-  return record.levelno > logging.converter.absl_to_standard(logging.INFO) or (
-      not from_library
-  )
-
-
 def main(argv):
   """Runs what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
-  logging.get_absl_handler().addFilter(_keep_log_record)
   # Imported here so that --help and a wrong flag answer at once.
-  from flax_enn import distributed
+  from flax_enn import command_line, distributed
 
+  command_line.log_quietly()
   with distributed.exit_on_error():
     run()
 
 
 def run():
   """Trains, or compiles only; errors that a user can mend are one sentence."""
-  from flax_enn import distributed
+  from flax_enn import command_line, distributed
 
   try:
     if _DRY_RUN.value:
@@ -174,12 +150,10 @@ def run():
         stop=distributed.Preemption(_asked_to_stop),
     )
   except Exception as e:
-    names = (cls.__name__ for cls in type(e).__mro__)
-    code = next((_EXIT_CODES[n] for n in names if n in _EXIT_CODES), None)
-    if code is None or logging.get_verbosity() > logging.INFO:
+    found = command_line.sentence(e)
+    if found is None:
       raise
-    message = f'{type(e).__name__}: {e}\n(--verbosity=1 shows where.)'
-    raise distributed.Failure(message, code) from None
+    raise distributed.Failure(*found) from None
   if results is None:
     sys.exit(_PREEMPTION_EXIT_CODE.value)
 

@@ -16,15 +16,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'compilation_cache', 'core', 'distributed', 'indexers',
-        'run_folder', 'throttle', 'workdir_lock',
+        'annotations', 'command_line', 'compilation_cache', 'core',
+        'distributed', 'indexers', 'run_folder', 'throttle', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},
     {'config', 'config_files', 'library', 'model'},
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
-    {'sweep', 'active_learning', 'testbed', 'extras'},
+    {
+        'sweep', 'active_learning', 'testbed', 'extras', 'predict', 'evaluate',
+        'export',
+    },
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = FLOORS[2]  # never import each other

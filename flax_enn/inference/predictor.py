@@ -1,11 +1,13 @@
 """Predictor: marginal, joint and conditional predictions of a trained network.
 
->>> predictor = Predictor.load('runs/digits_epinet')
->>> x = np.stack([predictor.preprocess(path) for path in paths])
->>> predictor.probs(x)  # [B, C], one input at a time
->>> predictor.uncertainty(x)['epistemic']  # [B], what labels would resolve
->>> predictor.log_joint(x, y)  # of all labels at once
->>> predictor.condition(x, y).probs(more)  # what they teach of other inputs
+As it is used, with `[B, ...]` inputs x and labels y:
+
+  predictor = Predictor.load('runs/digits_epinet')
+  x = np.stack([predictor.preprocess(path) for path in paths])
+  predictor.probs(x)                      # [B, C], one input at a time
+  predictor.uncertainty(x)['epistemic']   # [B], what labels would resolve
+  predictor.log_joint(x, y)               # of all labels at once
+  predictor.condition(x, y).probs(more)   # what they teach of other inputs
 """
 
 import dataclasses
