@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from flax_enn import compilation_cache
+
 # Errors that are printed as one sentence, and what the program ends with.
 _EXIT_CODES = {
     'ValueError': 2,
@@ -19,7 +21,7 @@ _EXIT_CODES = {
     'WorkdirInUseError': 1,
     'OSError': 1,  # a lost connection, a disk that is full
 }
-_LIBRARIES = ('jax', 'orbax')
+_LIBRARIES = ('jax', 'orbax', 'tensorflow_datasets')
 
 
 def sentence(error: Exception) -> tuple[str, int] | None:
@@ -41,7 +43,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def log_quietly() -> None:
-  """Keeps the many lines that JAX and Orbax log about themselves out."""
+  """Keeps the many lines that JAX, Orbax and TFDS log about themselves out."""
 
   def keep(record: Any) -> bool:
     from_library = any(
@@ -66,6 +68,7 @@ def main(run: Callable[[list[str]], None], *required: str) -> NoReturn:
 
   def call(argv: Sequence[str]) -> None:
     log_quietly()
+    compilation_cache.enable(None)
     try:
       run(list(argv[1:]))
     except Exception as e:

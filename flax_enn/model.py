@@ -18,6 +18,7 @@ import numpy as np
 from flax_enn import annotations, build, run_folder, sharding
 from flax_enn.core import EpistemicNetwork, Variables
 from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
+from flax_enn.data.base import Source
 from flax_enn.data.preprocess import IDENTITY
 from flax_enn.likelihoods import Likelihood
 
@@ -204,6 +205,19 @@ def create_dataset(section: Any, path: str = 'config.dataset') -> Dataset:
   """
   fields = {k: v for k, v in section.items() if k not in LOADER_FIELDS}
   return build.build(fields, build.DATASET, path)
+
+
+def run_split(workdir: epath.PathLike, split: str) -> Source:
+  """The examples of a split of the data set of a run, as stored.
+
+  Raises:
+    ValueError: they cannot be read; which field of its config is to blame.
+  """
+  folder = epath.Path(workdir).expanduser()
+  section = run_folder.read_json(folder / 'config.json')['dataset']
+  with build.located(f'{workdir}: config.dataset'):
+    holdout = Loader(holdout=section.get('holdout') or 0.0)
+    return holdout.source(create_dataset(section), split)
 
 
 def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:

@@ -2,17 +2,14 @@
 
 import dataclasses
 import functools
-import math
-import pathlib
 from typing import Any, ClassVar
-import zipfile
 
-from etils import epath
 import jax
 import numpy as np
 
 from flax_enn.data.augmentation import random_crop, random_flip
 from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.npz import read_npz
 from flax_enn.data.preprocess import (
     Identity,
     Pixels,
@@ -21,7 +18,6 @@ from flax_enn.data.preprocess import (
 )
 from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
-_LARGE = 2**28  # bytes: what a slip of compression may not exceed
 KEYS = ('x_train', 'y_train', 'x_test', 'y_test')
 
 
@@ -151,24 +147,10 @@ class Arrays(Dataset):
   def _read(self) -> dict[str, np.ndarray]:
     if not self.path:
       raise self._error('it must name a .npz file')
-    path = epath.Path(self.path).expanduser()
-    local = '://' not in str(path)  # where it may be a pipe, which never ends
-    if not (pathlib.Path(path).is_file() if local else path.is_file()):
-      raise self._error('no such file; expected a .npz file')
     try:
-      with path.open('rb') as f:
-        if not zipfile.is_zipfile(f):
-          raise ValueError('it is no .npz file, which np.savez writes')
-        _check_sizes(f)
-        with np.load(f) as archive:
-          arrays = {key: archive[key] for key in archive}
-    except Exception as e:  # zipfile, zlib, tokenize … each have their own
-      reason = str(e).partition('\n')[0][:200]
-      raise self._error(
-          f'which cannot be read ({type(e).__name__}: {reason})'
-      ) from e
-    if strange := [k for k, v in arrays.items() if not hasattr(v, 'dtype')]:
-      raise self._error(f'{strange} are no arrays; write it with np.savez')
+      arrays = read_npz(self.path)
+    except ValueError as e:
+      raise self._error(str(e)) from e
     missing = [key for key in KEYS if key not in arrays]
     if missing:
       raise self._error(f'no arrays {missing}; it has {sorted(arrays)}')
@@ -255,35 +237,3 @@ class Arrays(Dataset):
 
   def _error(self, found: str) -> ValueError:
     return ValueError(f'path is {self.path!r}: {found}')
-
-
-def _check_sizes(file: Any) -> None:
-  """Checks that what a zip file holds is as large as its arrays say.
-
-  A header of a few bytes can ask for any memory, and a small file unpack to
-  more than there is.
-  """
-  with zipfile.ZipFile(file) as archive:
-    for info in archive.infolist():
-      if not info.filename.endswith('.npy'):
-        continue
-      if info.file_size > _LARGE and info.file_size > 100 * info.compress_size:
-        raise ValueError(
-            f'{info.filename} would grow {info.compress_size:,} bytes to'
-            f' {info.file_size:,}'
-        )
-      with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(member)
-        found, expected = info.file_size - member.tell(), math.prod(shape)
-        if not dtype.hasobject and found != expected * dtype.itemsize:
-          raise ValueError(
-              f'{info.filename} says that it is {dtype}{list(shape)}, but has'
-              f' {found:,} bytes'
-          )
-  file.seek(0)

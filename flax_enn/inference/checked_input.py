@@ -43,20 +43,32 @@ def examples(model: Model, x: Any, y: Any) -> tuple[Any, np.ndarray]:
   Raises:
     ValueError: they are of another form, or a target is impossible.
   """
-  x, y = inputs(model, x), np.asarray(y)
-  target = model.likelihood.target
-  shape = (len(jax.tree.leaves(x)[0]), *target.shape)
-  if y.shape != shape or _kind(y.dtype) != _kind(target.dtype):
+  x, y = inputs(model, x), targets(model, y, 'y')
+  rows = len(jax.tree.leaves(x)[0])
+  if len(y) != rows:
+    raise ValueError(f'there are {rows} inputs x, but {len(y)} targets y')
+  return x, y
+
+
+def targets(model: Model, y: Any, name: str) -> np.ndarray:
+  """`[B, ...]` targets as numpy, of the likelihood's dtype.
+
+  Raises:
+    ValueError: they are of another form, or one is impossible; with their name.
+  """
+  y, target = np.asarray(y), model.likelihood.target
+  same = y.ndim and y.shape[1:] == target.shape
+  if not same or _kind(y.dtype) != _kind(target.dtype):
     raise ValueError(
-        f'y is {y.dtype}[{_sizes(y.shape)}]; expected {target.dtype}'
-        f'[{_sizes(shape)}], one y of each input under {model.likelihood}'
+        f'{name} is {y.dtype}[{_sizes(y.shape)}]; expected {target.dtype}'
+        f'[{_sizes(("B", *target.shape))}], as of {model.likelihood}'
     )
   bad, expected = model.likelihood.check_targets(y)
   bad = bad | ~np.isfinite(y.reshape(len(y), -1)).all(-1)
   if bad.any():
     row = int(bad.argmax())
-    raise ValueError(f'y[{row}] is {y[row]}; {expected}')
-  return x, y.astype(target.dtype)
+    raise ValueError(f'{name}[{row}] is {y[row]}; {expected}')
+  return y.astype(target.dtype)
 
 
 def check_indices(indices: Any, own: Any) -> None:

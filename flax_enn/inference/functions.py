@@ -113,7 +113,7 @@ class Functions:
         **spread,
         'max_probability': top[:, 0],
         'margin': top[:, 0] - top[:, 1:].sum(-1),
-        'variation_ratio': 1 - found.votes.max(-1),
+        'variation_ratio': jnp.maximum(1 - found.votes.max(-1), 0.0),
     }
 
   def log_likelihood(
@@ -130,6 +130,31 @@ class Functions:
         indices,
         chunk=self.chunk_size(indices, x),
     )
+
+  def log_marginals(
+      self,
+      variables: Variables,
+      indices: Index,
+      log_weights: jax.Array,
+      examples: tuple[Any, jax.Array],
+  ) -> jax.Array:
+    """`[B]` of examples (x, y): each log of the mean probability of its y."""
+    x, y = examples
+    likelihood = self.model.likelihood
+
+    def add(total: jax.Array, found: Any) -> jax.Array:
+      outputs, log_w = found
+      log_probs = log_w[:, None] + likelihood.log_prob(outputs, y)
+      return jnp.logaddexp(total, jax.nn.logsumexp(log_probs, axis=0))
+
+    total = reduce_over_index(
+        lambda pair: (self.preds(variables, x, pair[0]), pair[1]),
+        (indices, log_weights),
+        init=jnp.full(len(y), -jnp.inf),
+        reduce=add,
+        chunk=self.chunk_size(indices, x),
+    )
+    return total - jax.nn.logsumexp(log_weights)
 
   def split(self, variables: Variables, x: Any) -> tuple[Any, Any]:
     """`features(x)` and `head(features, index)`; see `split_at_index`."""

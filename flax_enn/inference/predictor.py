@@ -161,9 +161,8 @@ class Predictor:
     indices = self.indices if indices is None else indices
     checked_input.check_indices(indices, self.indices)
     arrays = checked_input.inputs(self.model, x)
-    args = self.variables, indices
-    found = self.programs.run_pieces(Functions.logits, args, arrays, axis=1)
-    return _like(found, x)
+    args = Functions.logits, (self.variables, indices), arrays
+    return _like(self.programs.run_pieces(*args, axis=1), x)
 
   def sample(self, x: Any, key: jax.Array, n: int) -> Any:
     """`[n, B, C]` outputs at n of the indices, drawn by their weights.
@@ -179,15 +178,21 @@ class Predictor:
     drawn = self.programs.run(Functions.draw, key, *weighted, n=n)
     return self.logits(x, drawn)
 
+  def summary(self, x: Any) -> dict[str, Any]:
+    """All of `probs` (or `mean` and `std`) and `uncertainty`, in one pass."""
+    args = self.variables, self.indices, self.log_weights
+    arrays = checked_input.inputs(self.model, x)
+    return _like(self.programs.run_pieces(Functions.summary, args, arrays), x)
+
   def probs(self, x: Any) -> Any:
     """`[B, C]` probabilities of the classes, averaged over the indices."""
     checked_input.need_classes(self.model, True, 'probs')
-    return self._summary(x)['probs']
+    return self.summary(x)['probs']
 
   def mean_and_std(self, x: Any) -> tuple[Any, Any]:
     """Mean and standard deviation `[B, dim]` of y, noise included."""
     checked_input.need_classes(self.model, False, 'mean_and_std')
-    found = self._summary(x)
+    found = self.summary(x)
     return found['mean'], found['std']
 
   def uncertainty(self, x: Any) -> dict[str, Any]:
@@ -202,8 +207,8 @@ class Predictor:
       `max_probability`, `margin` and `variation_ratio`; see
       `Functions.summary`. Of regression the three as variances, `[B, dim]`.
     """
-    found = self._summary(x)
-    return {k: v for k, v in found.items() if k not in ('probs', 'mean', 'std')}
+    predictive = ('probs', 'mean', 'std')
+    return {k: v for k, v in self.summary(x).items() if k not in predictive}
 
   def log_joint(self, x: Any, y: Any) -> float:
     """`log E_z prod_b p(y_b | x_b, z)`, in nats, of all labels at once.
@@ -286,11 +291,6 @@ class Predictor:
       ValueError: it is not an image, or of a size that the network cannot take.
     """
     return images.preprocess(self.model, image)
-
-  def _summary(self, x: Any) -> dict[str, Any]:
-    args = self.variables, self.indices, self.log_weights
-    arrays = checked_input.inputs(self.model, x)
-    return _like(self.programs.run_pieces(Functions.summary, args, arrays), x)
 
 
 def _like(results: Any, x: Any) -> Any:
