@@ -558,17 +558,21 @@ def test_regression_is_the_loops_too():
   close(logs['loss'], total / N)
 
 
-@pytest.mark.parametrize('parts', [2, 6])
-def test_accumulated_parts_are_the_whole_batch(parts):
+@pytest.mark.parametrize(
+    'parts, masked', [(2, ()), (2, (1, 3, 5)), (6, (1, 4))]
+)
+def test_accumulated_parts_are_the_whole_batch(parts, masked):
+  mask = ~np.isin(np.arange(B), masked)
+  batch = BATCH.replace(mask=mask.astype(np.float32))
   objectives = {
       'data': Objective(Xent(), noise=(Bootstrap(seed=4),)),
       'size': Objective(L2Penalty(0.1), weight=0.5),
   }
   state = start()
-  whole, logs = step(state, BATCH, objectives)
+  whole, logs = step(state, batch, objectives)
   found, summed = jax.jit(
       stepper(objectives, accumulation=parts)
-  )(state, BATCH)
+  )(state, batch)
   assert_trees_close(found.params, whole.params)
   assert_trees_close(summed, logs)
 
