@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from flax_enn.data.preprocess import check_size
+
 Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 # Of an image: less than this is never seen in training; enn's number.
@@ -77,13 +79,14 @@ def shape(encoded: bytes) -> tuple[int, int]:
   """Height and width of a JPEG, from its header.
 
   Raises:
-    ValueError: it is none.
+    ValueError: it is none, or too large to be one in good faith.
   """
   tf = tensorflow()
   try:
     height, width, _ = tf.raw_ops.ExtractJpegShape(contents=encoded).numpy()
   except tf.errors.InvalidArgumentError as e:
     raise ValueError(f'not a JPEG: {_reason(e)}') from e
+  check_size(int(height), int(width))
   return int(height), int(width)
 
 

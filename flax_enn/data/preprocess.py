@@ -15,7 +15,12 @@ from PIL import Image, ImageOps
 
 Preprocess = Callable[[Any], Any]
 
+# Channels -> Pillow's name for bytes of so many.
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+# What becomes one of these without a loss: other modes have more than a byte in
+# a channel, or colours that depend on a profile (CMYK).
+_READABLE = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')
+_MOST_PIXELS = 2**27  # the largest photo of ImageNet has half as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +105,47 @@ class Pixels:
 def decode(encoded: bytes, channels: int) -> np.ndarray:
   """`[H, W, channels]` uint8 of an encoded image.
 
+  Grey becomes equal channels, and a palette its colours.
+
   Raises:
-    ValueError: it cannot be decoded.
+    ValueError: it cannot be decoded, is too large to be one in good faith, or
+      has what so many bytes a pixel do not hold: 16 bits, other colours than
+      red, green and blue, colours where grey is expected, transparency.
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
-      image = image.convert(MODES[channels])
-  except OSError as e:
+      check_size(image.height, image.width)
+      tiles = [str(tile[3]) for tile in image.tile]  # as they are in the file
+      image.load()
+  except Image.DecompressionBombError as e:
+    raise ValueError(f'an image that is too large: {e}') from e
+  except (ValueError, MemoryError):
+    raise
+  except Exception as e:  # each format has its own
     raise ValueError(f'not an image that Pillow can decode: {e}') from e
-  return np.asarray(image).reshape(image.height, image.width, channels)
+  mode, shape = image.mode, (image.height, image.width, channels)
+  if mode not in _READABLE or any(';16' in tile for tile in tiles):
+    raise ValueError(
+        f'an image of mode {mode} ({", ".join(tiles)}); expected 8 bits in each'
+        ' channel: grey, RGB, a palette, or these with transparency'
+    )
+  if mode == MODES[channels] and 'transparency' not in image.info:
+    return np.asarray(image).reshape(shape)
+  rgba = np.asarray(image.convert('RGBA'))
+  if channels < 4 and rgba[..., 3].min() < 255:
+    raise ValueError(
+        f'an image of mode {mode} with transparent pixels; expected'
+        f' {MODES[channels]}'
+    )
+  if channels == 1 and (rgba[..., :1] != rgba[..., :3]).any():
+    raise ValueError(f'an image of mode {mode} with colours; expected grey')
+  return rgba[..., :channels].reshape(shape)
+
+
+def check_size(height: int, width: int) -> None:
+  """Raises a ValueError for an image that would fill the memory."""
+  if height * width > _MOST_PIXELS:
+    raise ValueError(
+        f'an image of {height} x {width} pixels; expected {_MOST_PIXELS:,} at'
+        ' most'
+    )

@@ -1,6 +1,11 @@
 """From an input as it is stored to what a network takes."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
+from PIL import Image
 import pytest
 
 from flax_enn.data import Identity, Pixels, Standardize
@@ -63,3 +68,85 @@ def test_images_of_another_size_are_cut_at_the_centre(channels):
 def test_what_is_not_such_an_image_is_refused(shape, resize, x, message):
   with pytest.raises(ValueError, match=message):
     Pixels(shape, resize=resize)(x)
+
+
+def png(bits, color, rows, side=4):
+  """A PNG as Pillow does not write it: of any depth, and any size it says."""
+
+  def chunk(name, content):
+    sum_ = zlib.crc32(name + content)
+    return struct.pack('>I', len(content)) + name + content + sum_.to_bytes(4)
+
+  header = struct.pack('>IIBBBBB', side, side, bits, color, 0, 0, 0)
+  lines = b''.join(b'\0' + row.tobytes() for row in rows)
+  return (
+      b'\x89PNG\r\n\x1a\n'
+      + chunk(b'IHDR', header)
+      + chunk(b'IDAT', zlib.compress(lines))
+      + chunk(b'IEND', b'')
+  )
+
+
+def in_mode(mode, format='PNG', pixels=IMAGE, **options):
+  file = io.BytesIO()
+  Image.fromarray(pixels).convert(mode).save(file, format, **options)
+  return file.getvalue()
+
+
+GREY = IMAGE[..., :1].repeat(3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    'encoded, expected',
+    [
+        (in_mode('L', pixels=GREY), GREY),
+        (in_mode('LA', pixels=GREY), GREY),
+        (in_mode('L', pixels=GREY), GREY[..., :1]),
+        (in_mode('LA', pixels=GREY), GREY[..., :1]),
+        (in_mode('RGB', pixels=GREY), GREY[..., :1]),
+        (in_mode('RGBA', pixels=GREY), GREY[..., :1]),
+        (in_mode('RGBA'), IMAGE),
+        (in_mode('1', pixels=GREY // 128 * 255), GREY // 128 * 255),
+        (in_mode('P', pixels=GREY[..., 0]), GREY),
+    ],
+    ids=['L-3', 'LA-3', 'L-1', 'LA-1', 'RGB-1', 'RGBA-1', 'RGBA-3', '1', 'P'],
+)
+def test_modes_that_lose_nothing(encoded, expected):
+  found = Pixels(expected.shape).pixels(encoded)
+  np.testing.assert_array_equal(found, expected)
+
+
+DEEP = np.arange(256).reshape(4, 64).astype('>u2') * 200
+CLEAR = np.dstack([IMAGE, np.full(IMAGE.shape[:2], 100, np.uint8)])
+BOMBS = [png(8, 0, np.zeros((4, 4), np.uint8), n) for n in (12_000, 20_000)]
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.parametrize(
+    'encoded, channels, message',
+    [
+        (png(16, 0, DEEP[:, :4]), 1, r'mode I;16 \(I;16B\); expected 8 bits'),
+        (png(16, 0, DEEP[:, :4]), 3, r'mode I;16 \(I;16B\); expected 8 bits'),
+        (png(16, 2, DEEP[:, :12]), 3, r'\(RGB;16B\); expected 8 bits'),
+        (png(16, 6, DEEP[:, :16]), 4, r'\(RGBA;16B\); expected 8 bits'),
+        (in_mode('CMYK', 'JPEG'), 3, 'mode CMYK'),
+        (in_mode('F', 'TIFF', GREY), 1, 'mode F'),
+        (in_mode('RGB'), 1, 'mode RGB with colours; expected grey'),
+        (in_mode('RGBA', pixels=CLEAR), 3, 'RGBA with transparent pixels'),
+        (in_mode('RGB')[:-30], 3, 'not an image that Pillow can decode'),
+        (in_mode('RGB', 'JPEG')[:-30], 3, 'not an image that Pillow can'),
+        (BOMBS[0], 1, 'image of 12000 x 12000 pixels'),
+        (BOMBS[1], 1, 'image that is too large'),  # Pillow itself
+        (b'', 1, 'not an image that Pillow can decode'),
+    ],
+    ids=[
+        *('grey 16', 'grey 16 as RGB', 'RGB 16', 'RGBA 16', 'CMYK', 'float'),
+        *('colours', 'transparent', 'cut off', 'cut off jpeg'),
+        *('bomb', 'larger bomb', 'empty'),
+    ],
+)
+def test_images_that_would_lose_something_are_refused(
+    encoded, channels, message
+):
+  with pytest.raises(ValueError, match=message):
+    Pixels((6, 5, channels), resize=True)(encoded)
