@@ -163,7 +163,7 @@ def profile(encoded: list[bytes], windows: list[jpeg.Window]) -> None:
     yield
     seconds[name] += time.process_time() - start
 
-  collate = Batcher(repr(dataset), 'train', dataset.spec)
+  collate = Batcher(repr(dataset), 'train', dataset.spec).stack
   elements = []
   for i, (one, where) in enumerate(zip(encoded, windows)):
     rng = np.random.default_rng(i)

@@ -30,7 +30,8 @@ def default_config() -> ml_collections.ConfigDict:
     dataset: `name` of a file in `flax_enn/data` and its fields; and the
       loader's: `holdout`, the part of the training split to evaluate on instead
       of the test split (tune with it), `workers` (processes; 0 loads in
-      threads) and `read_ahead` (batches).
+      threads), `read_ahead` (batches) and `skip_bad` (examples that cannot be
+      read and may be passed over, at most).
     likelihood: None for that of the data set, or `name` of a file in
       `flax_enn/likelihoods` and its fields.
     network: `name` of a file in `flax_enn/networks`, and its fields. Fields
@@ -70,6 +71,7 @@ def default_config() -> ml_collections.ConfigDict:
           'holdout': 0.0,
           'workers': 0,
           'read_ahead': 16,
+          'skip_bad': 0,
       },
       'likelihood': None,
       'network': {},

@@ -4,7 +4,7 @@ A model opens no data and compiles nothing. Training, the dry run, evaluation
 and inference all begin with one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 from typing import Any, Self
@@ -16,14 +16,14 @@ import ml_collections
 import numpy as np
 
 from flax_enn import annotations, build, run_folder, sharding
-from flax_enn.core import EpistemicNetwork, Variables
+from flax_enn.core import Batch, EpistemicNetwork, Variables
 from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
 from flax_enn.data.base import Source
 from flax_enn.data.preprocess import IDENTITY
 from flax_enn.likelihoods import Likelihood
 
 # Fields of `config.dataset` that are the loader's and not the data set's.
-LOADER_FIELDS = ('holdout', 'workers', 'read_ahead')
+LOADER_FIELDS = ('holdout', 'workers', 'read_ahead', 'skip_bad')
 
 _NUM_INDICES = 1000  # of an evaluation, where the index has no finite support
 
@@ -238,6 +238,12 @@ def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:
       shard_index=shard_index,
       shard_count=shard_count,
   )
+
+
+def located_batches(path: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+  """The batches; errors on the way get the path of their data set in front."""
+  with build.located(path):
+    yield from batches
 
 
 def _describe_spec(spec: Any) -> Any:

@@ -14,17 +14,18 @@ import ml_collections
 # its data are read, and from where.
 MUTABLE_ON_RESUME = (
     'mesh', 'sharding', 'eval', 'evals', 'checkpoint', 'num_steps',
-    'dataset.workers', 'dataset.read_ahead', 'dataset.data_dir', 'dataset.path',
+    'dataset.workers', 'dataset.read_ahead', 'dataset.skip_bad',
+    'dataset.data_dir', 'dataset.path',
 )  # fmt: skip
 
 
-def atomic_write(path: epath.Path, content: bytes) -> None:
+def atomic_write(path: epath.Path, content: bytes, process: int = 0) -> None:
   """Writes a file from one process so that no reader ever sees half of it.
 
   Not after a crash of the machine either: the content is on the disk before it
   gets its name, and the name before this returns.
   """
-  if jax.process_index() != 0:
+  if jax.process_index() != process:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
@@ -50,10 +51,10 @@ def _sync(file: Any) -> None:
   os.fsync(descriptor)
 
 
-def write_json(path: epath.Path, content: Any) -> None:
+def write_json(path: epath.Path, content: Any, process: int = 0) -> None:
   """Writes JSON that a person can read, from one process."""
   text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-  atomic_write(path, f'{text}\n'.encode())
+  atomic_write(path, f'{text}\n'.encode(), process)
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

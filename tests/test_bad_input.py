@@ -693,6 +693,57 @@ def test_data_that_break_off_leave_what_was_trained(tmp_path):
   assert good - 2 <= step <= good  # two batches are read ahead
 
 
+@dataclasses.dataclass(frozen=True)
+class Torn(TwoMoons):
+  """Two moons of which some cannot be read, found when they are read."""
+
+  torn: tuple[int, ...] = (7, 90)
+
+  def augment(self, x, rng):
+    if any((x == self.load('train').x[i]).all() for i in self.torn):
+      raise EOFError('torn')
+    return x
+
+  @property
+  def preprocess(self):
+    return Whole(tuple(self.load('test').x[7].tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  torn: tuple[float, float]
+
+  def __call__(self, x):
+    if tuple(x.tolist()) == self.torn:
+      raise EOFError('torn')
+    return x
+
+
+def test_examples_that_cannot_be_read_are_passed_over(tmp_path, caplog):
+  """Ended by them, the run goes on with a higher `skip_bad`."""
+  config = tiny.epinet(
+      num_steps=16,
+      dataset={'name': f'{__name__}:Torn', 'n_train': 128, 'n_test': 24},
+      **{'dataset.skip_bad': 1, 'checkpoint.every': 0},
+  )
+  says = r'^config\.dataset: .*id (7|90) .*With it 2 .*but skip_bad is 1;'
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(config, tmp_path)
+  _, saved = tiny.last_state(config, tmp_path)
+  assert 0 < saved < 8  # in the first epoch, of 8 steps
+  (first,) = run_folder.read_json(tmp_path / 'skipped' / 'train' / '0.json')
+  config.dataset.skip_bad = 2
+  caplog.clear()
+  results = train_and_evaluate(config, tmp_path)
+  text = caplog.text
+  assert 'WARNING' in text and '1 examples were passed over so far' in text
+  assert 'Passed over (2 of 2): the example with id' in text
+  assert 'test: 1 examples are not scored' in text
+  found = run_folder.read_json(tmp_path / 'skipped' / 'train' / '0.json')
+  assert {*found} == {'7', '90'} and first in found
+  assert math.isfinite(results['test']['enn']['nll'])
+
+
 @pytest.mark.parametrize('step', [0, 3, -1])
 def test_a_profile_that_does_not_fit_the_run(tmp_path, step):
   workdir = tmp_path / 'run'

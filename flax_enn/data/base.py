@@ -16,7 +16,11 @@ Element = Mapping[str, Any]
 
 
 class Source(Protocol):
-  """Random access to the examples of a split."""
+  """Random access to the examples of a split.
+
+  An example that cannot be read is a ValueError; an OSError with a number is a
+  fault that may pass.
+  """
 
   def __len__(self) -> int: ...
 
@@ -106,16 +110,20 @@ class ArraySource:
     x: `[B, ...]` inputs, an array or a pytree of arrays.
     y: `[B]` labels or `[B, C]` targets.
     weight: `[B]` weights of the examples, or None.
+    unreadable: of the examples that could not be read, why.
   """
 
   x: Any
   y: np.ndarray
   weight: np.ndarray | None = None
+  unreadable: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.y)
 
   def __getitem__(self, index: int) -> Element:
+    if index in self.unreadable:
+      raise ValueError(self.unreadable[index])
     element = {
         'x': jax.tree.map(lambda leaf: leaf[index], self.x),
         'y': self.y[index],

@@ -35,7 +35,9 @@ class Padded:
   @functools.cached_property
   def padding_example(self) -> Element:
     """All zeros, of the form of an example."""
-    zeros = jax.tree.map(np.zeros_like, dict(self.source[0]))
+    like = self.source[0]
+    values = {k: like[k] for k in ('x', 'y', 'weight') if k in like}
+    zeros = jax.tree.map(np.zeros_like, values)
     return {**zeros, 'id': np.int32(-1), 'mask': 0.0}
 
 
@@ -62,6 +64,10 @@ def abstract_batch(spec: DataSpec, batch_size: int, where: Any) -> Batch:
   )
 
 
+# The ids of examples that could not be read, with what was wrong.
+Problems = tuple[tuple[int, str], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Batcher:
   """Stacks examples to a batch, and lets none pass that would spoil a run.
@@ -76,10 +82,22 @@ class Batcher:
   split: str
   spec: DataSpec
 
-  def __call__(self, elements: Sequence[Element]) -> Batch:
+  def __call__(self, elements: Sequence[Element]) -> tuple[Batch, Problems]:
+    """A batch `[B, ...]`, and which of its examples have stand-ins."""
+    problems = tuple(
+        (int(e['id']), e['problem']) for e in elements if 'problem' in e
+    )
+    return self.stack(elements), problems
+
+  def stack(self, elements: Sequence[Element]) -> Batch:
+    """A batch `[B, ...]`.
+
+    Raises:
+      ValueError: examples that do not fit the spec, or each other.
+    """
     batch = Batch(
-        x=jax.tree.map(lambda *x: np.stack(x), *(e['x'] for e in elements)),
-        y=np.stack([e['y'] for e in elements]),
+        x=self._stacked('x', elements),
+        y=self._stacked('y', elements),
         weight=np.array([e.get('weight', 1.0) for e in elements], np.float32),
         id=np.array([e['id'] for e in elements], np.int32),
         mask=np.array([e.get('mask', 1.0) for e in elements], np.float32),
@@ -91,6 +109,21 @@ class Batcher:
         self._check(batch, bad, f'values in {name} that are not finite')
     self._check(batch, batch.weight < 0, 'weights below 0')
     return batch.replace(y=self._targets(batch))
+
+  def _stacked(self, name: str, elements: Sequence[Element]) -> Any:
+    values = [e[name] for e in elements]
+    try:
+      return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
+    except ValueError as e:
+      forms = [jax.tree.map(np.shape, v) for v in values]
+      usual = max(forms, key=forms.count)
+      odd = [i for i, form in enumerate(forms) if form != usual]
+      raise ValueError(
+          f'the split {self.split!r} of {self.dataset} has {name} of the shape'
+          f' {forms[odd[0]]} in the examples with id'
+          f' {[int(elements[i]["id"]) for i in odd]}, and {usual} in others.'
+          ' Correct the data or the fields of the data set'
+      ) from e
 
   def _targets(self, batch: Batch) -> np.ndarray:
     """Y in the dtype of the likelihood; integers and floats are not mixed."""

@@ -10,7 +10,7 @@ keeps what it runs under `if __name__ == '__main__':`.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 import dataclasses
 from typing import Any, TypeVar
 import weakref
@@ -20,12 +20,16 @@ import jax
 import numpy as np
 
 from flax_enn.core import Batch
-from flax_enn.data.base import Dataset, DataSpec, Element, Source
-from flax_enn.data.batching import Batcher, Padded
+from flax_enn.data.base import Dataset, DataSpec
+from flax_enn.data.batching import Batcher, Padded, Problems
+from flax_enn.data.reader import Reader, WithIds, counted
 
 T = TypeVar('T')
 
 SPLITS = ('train', 'validation', 'test')
+
+# Of these fields; what is above is taken for a slip.
+_MOST = {'workers': 4096, 'read_ahead': 10**5, 'skip_bad': 10**6}
 
 # Grain is imported where it is used: it takes as long to import as JAX.
 
@@ -39,6 +43,8 @@ class Loader:
       instead.
     workers: processes that read; 0 reads in threads of this one.
     read_ahead: batches to have ready.
+    skip_bad: examples that cannot be read and may be passed over, with mask 0:
+      so many different ones of a split, at most, counted by each host.
     shard_index: which shard of every batch is read here.
     shard_count: how many there are.
   """
@@ -46,6 +52,7 @@ class Loader:
   holdout: float = 0.0
   workers: int = 0
   read_ahead: int = 16
+  skip_bad: int = 0
   shard_index: int = 0
   shard_count: int = 1
 
@@ -55,30 +62,44 @@ class Loader:
           f'holdout is {self.holdout}; it is the fraction of the training split'
           ' to keep out of training: at least 0 and below 1'
       )
-    # What is above is taken for a slip.
-    for field, most in (('workers', 4096), ('read_ahead', 10**5)):
+    for field, most in _MOST.items():
       value = getattr(self, field)
       if not 0 <= value <= most:
         raise ValueError(
             f'{field} is {value}; it must be at least 0 and at most {most}'
         )
 
-  def source(self, dataset: Dataset, split: str) -> Source:
+  def source(self, dataset: Dataset, split: str) -> WithIds:
     """The examples of a split, numbered: `{'x', 'y', 'id', …}`.
 
     The part of the training split that is kept out of training is chosen by a
     fixed permutation: it depends on no seed, and a larger part holds a smaller.
 
     Raises:
-      ValueError: the split does not exist or has no examples.
+      ValueError: the split does not exist, has no examples, or is known to have
+        more than may be passed over that cannot be read.
     """
+    examples, rows = self._split(dataset, split)
+    known = getattr(examples, 'unreadable', {})
+    bad = [i for i, row in enumerate(rows) if row in known] if known else []
+    if len(bad) > self.skip_bad:
+      raise ValueError(
+          f'{len(bad)} of the examples of the split {split!r} of {dataset}'
+          f' cannot be read, and skip_bad is {self.skip_bad}; see those with id'
+          f' {bad[:5]}, the first of them: {known[int(rows[bad[0]])]}. Repair'
+          ' them, or set skip_bad to as many as may be passed over'
+      )
+    return WithIds(examples, rows)
+
+  def _split(self, dataset: Dataset, split: str) -> tuple[Any, np.ndarray]:
+    """A source of examples, and which of them are the split."""
     if split not in SPLITS:
       raise ValueError(f'there is no split {split!r}; the splits are {SPLITS}')
     if split == 'test':
       examples = dataset.load('test')
       if not len(examples):
         raise ValueError(f'the split {split!r} of {dataset} is empty')
-      return WithIds(examples, np.arange(len(examples)))
+      return examples, np.arange(len(examples))
     examples = dataset.load('train')
     held = round(self.holdout * len(examples))
     # The stream of RandomState is frozen for all versions of numpy (NEP 19).
@@ -90,11 +111,19 @@ class Loader:
           f' {self.holdout}, which keeps {held} of {len(examples)} examples out'
           ' of training'
       )
-    return WithIds(examples, rows)
+    return examples, rows
+
+  def reader(
+      self, dataset: Dataset, split: str, fn: Callable[..., Any]
+  ) -> Reader:
+    """Reads the examples of a split by their id, with `fn` of x as x."""
+    where = f'{dataset}, split {split!r}'
+    return Reader(self.source(dataset, split), fn, where, self.skip_bad)
 
   def train_batches(
       self, dataset: Dataset, spec: DataSpec, *,
       batch_size: int, seed: int, start: int = 0,
+      skipped: MutableMapping[int, str] | None = None,
   ) -> Iterator[Batch]:  # fmt: skip
     """Streams this shard of the training batches, without end.
 
@@ -107,22 +136,25 @@ class Loader:
       batch_size: B, examples in a batch over all shards.
       seed: of order and augmentation.
       start: number of batches to skip, at no cost.
+      skipped: gets id -> what is wrong with each example that is passed over;
+        those that are in it count.
 
     Returns:
       Batches of numpy arrays `[B / shard_count, ...]`.
 
     Raises:
       ValueError: a batch size that cannot be had, at once; and, while reading,
-        data that do not fit their spec.
+        data that do not fit their spec, and more examples that cannot be read
+        than may be passed over.
     """
     import grain
 
-    source = self.source(dataset, 'train')
+    reader = self.reader(dataset, 'train', dataset.augment)
     rows = self._rows(batch_size)
-    if batch_size > len(source):
+    if batch_size > len(reader):
       raise ValueError(
           f'batch_size is {batch_size}, but the training split of'
-          f' {dataset} has {len(source)} examples; set it to'
+          f' {dataset} has {len(reader)} examples; set it to'
           ' that or less'
       )
     # Grain adds the epoch to its seed: mixed first, two seeds share no epoch.
@@ -130,17 +162,18 @@ class Loader:
         int, np.random.SeedSequence(seed).generate_state(2)
     )
     stream = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.range(len(reader))
         .shuffle(order_seed)
         .repeat()
-        .random_map(Mapped(dataset.augment, repr(dataset)), seed=augment_seed)
+        .random_map(reader, seed=augment_seed)
         .batch(rows, batch_fn=Batcher(repr(dataset), 'train', spec))
     )
-    return self._read(stream, start)
+    return counted(self._read(stream, start), self.skip_bad, skipped)
 
   def eval_batches(
       self, dataset: Dataset, split: str, spec: DataSpec, *,
       batch_size: int, start: int = 0,
+      skipped: MutableMapping[int, str] | None = None,
   ) -> Iterator[Batch]:  # fmt: skip
     """Streams this shard of a split once, in order.
 
@@ -153,6 +186,7 @@ class Loader:
       spec: what its data must be, and how they are preprocessed.
       batch_size: B, examples in a batch over all shards.
       start: number of batches to skip, at no cost.
+      skipped: as in `train_batches`.
 
     Returns:
       Batches of numpy arrays `[B / shard_count, ...]`.
@@ -162,15 +196,13 @@ class Loader:
     """
     import grain
 
-    source = grain.MapDataset.source(self.source(dataset, split)).map(
-        Mapped(spec.preprocess, repr(dataset))
-    )
+    reader = self.reader(dataset, split, spec.preprocess)
     rows = self._rows(batch_size)
-    length = -(-len(source) // batch_size) * batch_size
-    stream = grain.MapDataset.source(Padded(source, length)).batch(
+    length = -(-len(reader) // batch_size) * batch_size
+    stream = grain.MapDataset.source(Padded(reader, length)).batch(
         rows, batch_fn=Batcher(repr(dataset), split, spec)
     )
-    return self._read(stream, start)
+    return counted(self._read(stream, start), self.skip_bad, skipped)
 
   def _rows(self, batch_size: int) -> int:
     """Rows of a batch in each shard."""
@@ -186,7 +218,7 @@ class Loader:
       )
     return batch_size // self.shard_count
 
-  def _read(self, stream: Any, start: int) -> Iterator[Batch]:
+  def _read(self, stream: Any, start: int) -> Iterator[tuple[Batch, Problems]]:
     """Iterates over a `grain.MapDataset` of batches, reading ahead."""
     import grain
 
@@ -211,54 +243,13 @@ class Loader:
     copies = (
         stream.to_iter_dataset(unthreaded)
         .mp_prefetch(processes)
-        .map(lambda batch: jax.tree.map(np.array, batch))
+        .map(lambda read: (jax.tree.map(np.array, read[0]), read[1]))
     )
     box = [iter(copies)]
     batches = _drain(box)
     # Grain's own clean-up comes too late when Python is about to exit.
     weakref.finalize(batches, lambda: box.pop().close())
     return batches
-
-
-@dataclasses.dataclass(frozen=True)
-class WithIds:
-  """Some rows of a source, numbered from 0.
-
-  Attributes:
-    examples: the source.
-    rows: which of its examples, in which order.
-  """
-
-  examples: Source
-  rows: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def __getitem__(self, index: int) -> Element:
-    return {**self.examples[int(self.rows[index])], 'id': np.int32(index)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Mapped:
-  """A function of x as one of an element, whose errors name the example.
-
-  Attributes:
-    fn: of x, and of a random generator where there is one.
-    dataset: the data set as errors name it.
-  """
-
-  fn: Callable[..., Any]
-  dataset: str
-
-  def __call__(self, element: Element, *rng: np.random.Generator) -> Element:
-    try:
-      return {**element, 'x': self.fn(element['x'], *rng)}
-    except ValueError as e:
-      raise ValueError(
-          f'the example with id {element["id"]} of {self.dataset}: {e}. Repair'
-          ' this example, or change the fields of the data set'
-      ) from e
 
 
 def prefetch(
@@ -283,7 +274,7 @@ def prefetch(
   yield from flight
 
 
-def _drain(box: list[Iterator[Batch]]) -> Iterator[Batch]:
+def _drain(box: list[Iterator[T]]) -> Iterator[T]:
   """Reads an iterator that can be taken away, by emptying its box."""
   while box and (batch := next(box[0], None)) is not None:
     yield batch

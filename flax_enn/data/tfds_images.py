@@ -2,15 +2,21 @@
 
 import dataclasses
 import difflib
+import errno
 import functools
+import re
 from typing import Any, ClassVar
 
+from google.protobuf import message
 import jax
 import numpy as np
 
 from flax_enn.data.base import ArraySource, Dataset, Element
 from flax_enn.data.preprocess import Pixels
 from flax_enn.likelihoods import Categorical
+
+# What ArrayRecord says where the system, and not the file, is at fault.
+_CALL_FAILED = re.compile(r'\w+\(\) failed: ')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +119,15 @@ class EncodedSource:
     return len(self.records)
 
   def __getitem__(self, index: int) -> Element:
-    record = self.records[index]
-    return {'x': record[self.image], 'y': np.int32(record[self.label])}
+    try:
+      record = self.records[index]
+      return {'x': record[self.image], 'y': np.int32(record[self.label])}
+    except RuntimeError as e:  # of ArrayRecord, all of whose errors are
+      if _CALL_FAILED.search(str(e)):
+        raise OSError(errno.EIO, f'record {index} cannot be read: {e}') from e
+      raise ValueError(f'its record is damaged: {e}') from e
+    except (TypeError, KeyError, message.Error) as e:
+      raise ValueError(f'its record is damaged or of another set: {e}') from e
 
 
 def load_pixels(
@@ -131,11 +144,15 @@ def load_pixels(
   builder, splits = load_builder(name, data_dir, see), {}
   for split in ('train', 'test'):
     source = EncodedSource(open_split(builder, split, split))
-    elements = [source[i] for i in range(len(source))]
-    splits[split] = ArraySource(
-        np.stack([preprocess.pixels(e['x']) for e in elements]),
-        np.stack([e['y'] for e in elements]),
-    )
+    x = np.zeros((len(source), *preprocess.shape), np.uint8)
+    y, bad = np.zeros(len(source), np.int32), {}
+    for i in range(len(source)):
+      try:
+        element = source[i]
+        x[i], y[i] = preprocess.pixels(element['x']), element['y']
+      except ValueError as e:
+        bad[i] = str(e)
+    splits[split] = ArraySource(x, y, unreadable=bad)
   return splits
 
 

@@ -1,6 +1,6 @@
 """Evaluation: which data a model is scored on, and how."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -20,6 +20,7 @@ from flax_enn.model import (
     Model,
     create_dataset,
     create_loader,
+    located_batches,
     num_eval_indices,
 )
 
@@ -38,6 +39,7 @@ class Evaluation:
     loader: that reads it.
     spec: what its data must be, and their preprocessing.
     split: of the data set.
+    path: of the section of the data set in the config, for errors.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Evaluation:
   loader: Loader
   spec: DataSpec
   split: str
+  path: str
 
   @property
   def num_batches(self) -> int:
@@ -53,9 +56,20 @@ class Evaluation:
     return math.ceil(size / self.scorer.batch_size)
 
   def __call__(
-      self, variables: Variables, key: jax.Array, partial: EvalCheckpoint
+      self,
+      variables: Variables,
+      key: jax.Array,
+      partial: EvalCheckpoint,
+      skipped: MutableMapping[int, str],
   ) -> Results:
-    """Scores all batches that `partial` does not have yet."""
+    """Scores all batches that `partial` does not have yet.
+
+    Args:
+      variables: of the network.
+      key: that indices are drawn from.
+      partial: what was summed before.
+      skipped: gets the examples that cannot be read, see `Loader`.
+    """
     from clu import periodic_actions  # which imports TensorFlow
 
     progress = periodic_actions.ReportProgress(
@@ -67,17 +81,23 @@ class Evaluation:
         self.spec,
         batch_size=self.scorer.batch_size,
         start=partial.num_batches,
+        skipped=skipped,
     )
     return self.scorer(
-        variables, batches, key, partial=partial, report=progress
+        variables,
+        located_batches(self.path, batches),
+        key,
+        partial=partial,
+        report=progress,
     )
 
   def training_points(self) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of some training examples, evenly spread."""
-    source = self.loader.source(self.dataset, 'train')
-    rows = np.unique(np.linspace(0, len(source) - 1, _POINTS).astype(int))
-    elements = [source[int(i)] for i in rows]
-    x = np.stack([self.spec.preprocess(e['x']) for e in elements])
+    reader = self.loader.reader(self.dataset, 'train', self.spec.preprocess)
+    rows = np.unique(np.linspace(0, len(reader) - 1, _POINTS).astype(int))
+    read = (reader[int(i)] for i in rows)
+    elements = [e for e in read if 'problem' not in e]
+    x = np.stack([e['x'] for e in elements])
     return x, np.stack([e['y'] for e in elements])
 
 
@@ -113,7 +133,8 @@ def create_evaluations(
     with build.located(f'{path}.temperature'):
       likelihood = model.likelihood.tempered(fields['temperature'])
     where = sharding.batch_sharding(mesh, rules)
-    with build.located(f'{path}.dataset' if section else 'config.dataset'):
+    data_path = f'{path}.dataset' if section else 'config.dataset'
+    with build.located(data_path):
       loader = create_loader(section or config.dataset, where)
     scorer = Scorer(
         model=dataclasses.replace(model, likelihood=likelihood),
@@ -126,7 +147,7 @@ def create_evaluations(
         base_temperature=fields['base_temperature'],
     )
     split = fields.get('split', 'test')
-    return Evaluation(name, scorer, data, loader, spec, split)
+    return Evaluation(name, scorer, data, loader, spec, split, data_path)
 
   # Tuning is evaluated on a part of the training split, never on the test
   # split.

@@ -12,6 +12,7 @@ from flax_enn.core import Variables
 from flax_enn.evaluation.evaluation import Evaluation
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results, table, write_results
+from flax_enn.skipped import Skipped
 
 _REPORT_INDICES = 100  # whose functions and votes are drawn
 
@@ -83,7 +84,10 @@ class Evaluator:
           stop=self._stop,
       )
       partials.append(partial)
-      results[name] = evaluation(variables, self._key, partial)
+      skipped = Skipped(self._workdir / 'skipped' / f'evaluation-{name}')
+      results[name] = evaluation(variables, self._key, partial, skipped)
+      if skipped:
+        logging.warning('%s: %d examples are not scored', name, len(skipped))
       self._write(step, evaluation, results[name])
     self._writer.flush()  # What has a score is not evaluated again.
     own = self._evaluations[0]

@@ -16,6 +16,7 @@ from flax_enn import build, data, distributed, run_folder, sharding
 from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.model import run_keys
+from flax_enn.skipped import Skipped
 from flax_enn.throttle import Throttle
 from flax_enn.training import checks, writers
 from flax_enn.training.state import TrainState
@@ -111,7 +112,10 @@ def _train(
   train_step, throttle = trainer.jit_train_step(), Throttle()
   where = trainer.batch_sharding
   put = functools.partial(sharding.make_global_batch, where=where)
-  batches = data.prefetch(trainer.train_batches(start), put)
+  skipped = Skipped(checkpointer.directory.parent / 'skipped' / 'train')
+  if skipped:
+    logging.warning('%d examples were passed over so far', len(skipped))
+  batches = data.prefetch(trainer.train_batches(start, skipped), put)
   for step in range(start + 1, config.num_steps + 1):
     with _save_on_data_error(state, step - 1, checkpointer):
       batch = next(batches)
@@ -199,7 +203,7 @@ def _save_on_data_error(
   """Saves what was trained so far where the next batch cannot be read."""
   try:
     yield
-  except ValueError:
+  except (ValueError, OSError):
     # All processes save together, and only this one knows of the error.
     finite = int(state.first_nonfinite_step) < 0
     if step and jax.process_count() == 1 and finite:

@@ -1,6 +1,6 @@
 """Trainer: a model with all that trains and evaluates it, from a config."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -15,7 +15,12 @@ from flax_enn import config as config_lib
 from flax_enn.core import Batch
 from flax_enn.evaluation import Evaluation, create_evaluations
 from flax_enn.losses import Objective
-from flax_enn.model import Model, create_dataset, create_loader
+from flax_enn.model import (
+    Model,
+    create_dataset,
+    create_loader,
+    located_batches,
+)
 from flax_enn.training import optimizer
 from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import (
@@ -110,15 +115,22 @@ class Trainer:
     with build.located('config.dataset'):
       return create_loader(self.config.dataset, self.batch_sharding)
 
-  def train_batches(self, start: int = 0) -> Iterator[Batch]:
-    """This process's shard of the training batches after the first `start`."""
-    return self.loader.train_batches(
+  def train_batches(
+      self, start: int = 0, skipped: MutableMapping[int, str] | None = None
+  ) -> Iterator[Batch]:
+    """This process's shard of the training batches after the first `start`.
+
+    `skipped` gets the examples that cannot be read, see `data.Loader`.
+    """
+    batches = self.loader.train_batches(
         self.dataset,
         self.model.spec,
         batch_size=self.config.batch_size,
         seed=self.config.seed,
         start=start,
+        skipped=skipped,
     )
+    return located_batches('config.dataset', batches)
 
   @functools.cached_property
   def num_examples(self) -> int:

@@ -13,15 +13,29 @@ def everything(dataset, split, **loader):
   return x, *(np.stack([e[key] for e in elements]) for key in ('y', 'id'))
 
 
-def train_batches(dataset, batch_size, seed=0, start=0, **loader):
+def train_batches(
+    dataset, batch_size, seed=0, start=0, skipped=None, **loader
+):
   return Loader(**loader).train_batches(
-      dataset, dataset.spec, batch_size=batch_size, seed=seed, start=start
+      dataset,
+      dataset.spec,
+      batch_size=batch_size,
+      seed=seed,
+      start=start,
+      skipped=skipped,
   )
 
 
-def eval_batches(dataset, split, batch_size, start=0, **loader):
+def eval_batches(
+    dataset, split, batch_size, start=0, skipped=None, **loader
+):
   return Loader(**loader).eval_batches(
-      dataset, split, dataset.spec, batch_size=batch_size, start=start
+      dataset,
+      split,
+      dataset.spec,
+      batch_size=batch_size,
+      start=start,
+      skipped=skipped,
   )
 
 
