@@ -17,7 +17,9 @@ from flax_enn import run_folder
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Output
 from flax_enn.data.two_moons import TwoMoons
+from flax_enn.evaluation.eval_state import EvalState
 from flax_enn.indexers import EnsembleIndexer
+from flax_enn.likelihoods import Gaussian
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
@@ -691,6 +693,36 @@ def test_data_that_break_off_leave_what_was_trained(tmp_path):
     train_and_evaluate(config, tmp_path)
   _, step = tiny.last_state(config, tmp_path)
   assert good - 2 <= step <= good  # two batches are read ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Askew(Gaussian):
+  """Squared error trains it, and only its evaluation asks for densities."""
+
+  def log_prob(self, outputs, y):
+    return outputs @ y
+
+
+def test_what_cannot_be_evaluated_is_not_trained(tmp_path):
+  config = tiny.epinet(
+      likelihood={'name': f'{__name__}:Askew', 'dim': 1, 'scale': 1.0},
+      **_REGRESSION,
+  )
+  says = ['config.eval: the network cannot be evaluated with Askew(', 'shape']
+  check_refused(config, tmp_path / 'run', says)
+
+
+def test_an_evaluation_is_traced_once(monkeypatch):
+  """By the check, which costs a run nothing so."""
+  trainer = tiny.built(tiny.epinet())
+  monkeypatch.setattr(EvalState, 'of_batch', None)
+  (evaluation,) = trainer.evaluations
+  batches = evaluation.loader.eval_batches(
+      trainer.dataset, 'test', evaluation.spec, batch_size=16
+  )
+  with trainer.use_mesh():
+    variables = trainer.create_state().variables
+    evaluation.scorer(variables, batches, jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,14 +83,7 @@ class Scorer:
       state, done = None, 0
       if partial and partial.num_batches:
         done = partial.num_batches
-        state = partial.restore(
-            jax.eval_shape(
-                self.step,
-                variables,
-                indices,
-                data.abstract_batch(self.model.spec, self.batch_size, where),
-            )
-        )
+        state = partial.restore(self.abstract_state(variables))
       for batch in data.prefetch(batches, put):
         update = self.step(variables, indices, batch)
         state = update if state is None else self._merge(state, update)
@@ -104,6 +97,27 @@ class Scorer:
     if partial:
       partial.save(done, state)
     return self._results(state)
+
+  def abstract_state(self, variables: Variables) -> EvalState:
+    """The shapes of what is summed: traces all of a step, compiles nothing.
+
+    Args:
+      variables: of the network, or their shapes and shardings.
+    """
+    sample = self.model.network.indexer.sample
+    with sharding.use_mesh(self._mesh, self.rules):
+      indices = jax.eval_shape(
+          lambda: sample(jax.random.key(0), self.num_indices)
+      )
+      # With all shardings as they will be, the step is not traced again.
+      where = sharding.replicated(self._mesh)
+      indices = jax.tree.map(
+          lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+          indices,
+      )
+      where = sharding.batch_sharding(self._mesh, self.rules)
+      batch = data.abstract_batch(self.model.spec, self.batch_size, where)
+      return jax.eval_shape(self.step, variables, indices, batch)
 
   @property
   def mapped_at_once(self) -> int:

@@ -28,6 +28,11 @@ def check(trainer: Trainer) -> None:
   _check_network(trainer)
   _check_memory(trainer)
   _check_objectives(trainer)
+  likelihood = trainer.model.likelihood
+  with build.located(f'the metrics of {likelihood}'):
+    collection(likelihood.metrics)
+  if 'nll' not in likelihood.metrics:
+    raise ValueError(f"{likelihood} lacks the metric 'nll', which ranks states")
   for evaluation in trainer.evaluations:
     path, scorer = _path(trainer, evaluation.name), evaluation.scorer
     if scorer.tau > scorer.batch_size:
@@ -38,11 +43,8 @@ def check(trainer: Trainer) -> None:
       )
     with build.located(f'{path}.base_temperature'):
       scorer.model.likelihood.tempered(scorer.base_temperature)
-  likelihood = trainer.model.likelihood
-  with build.located(f'the metrics of {likelihood}'):
-    collection(likelihood.metrics)
-  if 'nll' not in likelihood.metrics:
-    raise ValueError(f"{likelihood} lacks the metric 'nll', which ranks states")
+    what = f'{path}: the network cannot be evaluated with {likelihood}'
+    _traced(what, scorer.abstract_state, trainer.abstract_state.variables)
 
 
 def check_data(trainer: Trainer) -> None:
@@ -122,7 +124,7 @@ def _check_network(trainer: Trainer) -> None:
       f'config.network cannot take inputs {form} of the data set'
       f' {config.dataset.name!r}, or its parts do not fit each other'
   )
-  output = _traced(what, apply, batch)
+  output = _traced(what, jax.eval_shape, apply, batch)
   expected = (config.batch_size, model.likelihood.outputs)
   for name, found in (('outputs', output.train), ('a base', output.base)):
     if found is None or found.shape == expected:
@@ -210,7 +212,8 @@ def _check_objectives(trainer: Trainer) -> None:
   except Exception:
     for name, objective in trainer.objectives.items():
       alone = functools.partial(step, objectives={name: objective})
-      _traced(f'config.objectives.{name}', alone, state, batch)
+      what = f'config.objectives.{name}'
+      _traced(what, jax.eval_shape, alone, state, batch)
     raise
   before = {k: jax.tree.structure(v) for k, v in state.collections.items()}
   for name, values in after.collections.items():
@@ -241,10 +244,10 @@ _HINTS = {
 }
 
 
-def _traced(what: str, fn: Callable[..., Any], *args: Any) -> Any:
-  """The shapes that `fn` returns; errors say what was tried."""
+def _traced(what: str, trace: Callable[..., Any], *args: Any) -> Any:
+  """The shapes that `trace` returns; errors say what was tried."""
   try:
-    return jax.eval_shape(fn, *args)
+    return trace(*args)
   except Exception as e:  # jax, flax and networks each have their own
     hint = next((h for sign, h in _HINTS.items() if sign in str(e)), '')
     raise ValueError(f'{what}: {type(e).__name__}: {e}{hint}') from e
