@@ -539,6 +539,18 @@ def test_workdir(case, run):
   check_refused(tiny.epinet(**change), run, [str(run), *says])
 
 
+def test_switches_that_change_the_numbers(run, monkeypatch):
+  flags = '--xla_dump_to=x --xla_cpu_enable_fast_math=true'
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  says = [
+      str(run / 'switches.json'),
+      'JAX_ENABLE_X64 was False and is True;',
+      "XLA_FLAGS was None and is '--xla_cpu_enable_fast_math=true'. Set",
+  ]
+  with jax.enable_x64():
+    check_refused(tiny.epinet(), run, says)
+
+
 def test_only_what_differs_is_listed(run):
   with pytest.raises(ValueError) as caught:
     train_and_evaluate(

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
         'annotations', 'command_line', 'compilation_cache', 'core',
-        'distributed', 'indexers', 'run_folder', 'skipped', 'throttle',
-        'workdir_lock',
+        'distributed', 'indexers', 'run_folder', 'skipped', 'switches',
+        'throttle', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},

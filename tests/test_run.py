@@ -112,6 +112,7 @@ def test_a_run_leaves_nothing_else(run):
   assert len(events) == 1
   assert names - events == {
       'checkpoints', 'config.json', 'model.json', 'report.png', 'results.json',
+      'switches.json',
   }
   kept = {p.name for p in (workdir / 'checkpoints').iterdir()}
   assert kept == {'2', '4', 'scores.json'}

@@ -12,7 +12,7 @@ from etils import epath
 import jax
 import ml_collections
 
-from flax_enn import build, data, distributed, run_folder, sharding
+from flax_enn import build, data, distributed, run_folder, sharding, switches
 from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.model import run_keys
@@ -37,7 +37,8 @@ def train_and_evaluate(
   Args:
     config: from a file in `configs/`; see `default_config`.
     workdir: folder of the run. It gets `config.json`, `model.json`,
-      `checkpoints/`, TensorBoard files, `results.json` and `report.png`.
+      `switches.json`, `checkpoints/`, TensorBoard files, `results.json` and
+      `report.png`.
     profile_at: step at which to profile five steps, or None.
     hooks: called with the number of each step after it.
     stop: whether to save and stop, asked after each step and each batch of an
@@ -67,6 +68,7 @@ def train_and_evaluate(
     state = _first_state(trainer, checkpointer, workdir)
     run_folder.write_config(config, workdir)
     run_folder.write_json(workdir / 'model.json', trainer.model.describe())
+    switches.write(workdir)
     evaluator = Evaluator(
         trainer.evaluations,
         key=run_keys(config.seed)['evaluation'],
@@ -155,6 +157,7 @@ def _check_run(
         f'--profile_at is {profile_at}; a profile of five steps must start'
         f' after step 0 and end before config.num_steps ({config.num_steps})'
     )
+  switches.check(workdir)
   # What is wrong with the data, before a network is fitted to them.
   checks.check_data(trainer)
   checks.check(trainer)
@@ -170,6 +173,7 @@ def _check_run(
     )
   distributed.assert_equal_across_processes({
       'the config': config.to_json(),
+      'what switches JAX and XLA': switches.current(),
       'the data set': (trainer.model.spec, trainer.num_examples),
       'the list of checkpoints': steps,
   })
