@@ -9,15 +9,19 @@ An override is a dict, field -> value, with the fields as on the command line.
 `launch/sweep.py` trains them; `read_rows` has what came out.
 """
 
+import ast
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
 from typing import Any
 
 from etils import epath
+import jax
 import ml_collections
 import numpy as np
 
@@ -48,20 +52,43 @@ def zip_(values: Mapping[str, Sequence[Any]]) -> list[Override]:
 
 def _override(fields: Iterable[str], row: Iterable[Any]) -> Override:
   # Configs hold Python's numbers, not those of np.arange.
-  return dict(zip(fields, map(annotations.plain, row)))
+  return {f: jax.tree.map(annotations.plain, v) for f, v in zip(fields, row)}
 
 
-def name(override: Mapping[str, Any]) -> str:
+def name(override: Mapping[str, Any], fields: Iterable[str] = ()) -> str:
   """`prior_scale=0.5,seed=1`: what differs, as the name of a folder.
 
   A field goes by its last part, or by all of them where two would be the same.
+  No two overrides have one name: where it would be longer than a file system's
+  255 bytes, or not say the exact values ('a b' and 'a/b' are both `a-b` there),
+  a digest of them ends it.
+
+  Args:
+    override: field -> value.
+    fields: of all overrides of the sweep.
   """
-  last = [field.rpartition('.')[2] for field in override]
-  parts = []
-  for field, short in zip(override, last):
-    text = str(override[field]).replace('/', '-').replace(' ', '')
-    parts.append(f'{field if last.count(short) > 1 else short}={text}')
-  return ','.join(parts) or 'unchanged'
+  override = _override(override, override.values())
+  last = collections.Counter(f.rpartition('.')[2] for f in {*fields, *override})
+  parts, exact = [], True
+  for field, value in override.items():
+    short = field.rpartition('.')[2]
+    text = value if isinstance(value, str) else str(value).replace(' ', '')
+    parts.append(f'{field if last[short] > 1 else short}={text}')
+    exact &= repr(_read(text)) == repr(value)
+  wanted = ','.join(parts) or 'unchanged'
+  found = re.sub(r'[^\w.:+=,(){}\[\]\'"-]', '-', wanted, flags=re.ASCII)
+  if exact and found == wanted and len(found) <= 255:
+    return found
+  digest = hashlib.sha256(repr([*override.items()]).encode()).hexdigest()
+  return f'{found[:242]},{digest[:12]}'
+
+
+def _read(text: str) -> Any:
+  """The value that a text in a name stands for; None where that is unclear."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text if re.fullmatch(r'[\w.:+-]*', text, re.ASCII) else None
 
 
 def apply(
@@ -150,12 +177,18 @@ def load_runs(path: str, workdir: epath.PathLike) -> list[Run]:
         f'config file {path} defines no sweep(): a function that returns a list'
         " of overrides, such as [{'seed': 0}, {'seed': 1}]"
     )
+  found = sweep()
+  overrides = [] if found is None else list(found)
+  for o in (o for o in overrides if not isinstance(o, Mapping)):
+    raise ValueError(f'sweep() of {path} has {o!r}; expected {{field: value}}')
+  overrides = [_override(o, o.values()) for o in overrides]
+  fields = {field for override in overrides for field in override}
   runs: dict[str, Run] = {}
-  for override in sweep():
+  for override in overrides:
     changed = apply(config, override)
     config_lib.check(changed)
     build.build(changed.network, build.NETWORK, 'config.network', outputs=1)
-    run = Run(override, changed, epath.Path(workdir) / name(override))
+    run = Run(override, changed, epath.Path(workdir) / name(override, fields))
     if run.workdir.name in runs:
       raise ValueError(f'sweep() of {path} has {override} twice')
     runs[run.workdir.name] = run

@@ -131,16 +131,20 @@ def submit(runs: Sequence[Run], workdir: epath.Path, parallel: int) -> None:
   """Submits one Slurm array of all commands."""
   commands = workdir / 'commands.txt'
   commands.parent.mkdir(parents=True, exist_ok=True)
-  lines = [shlex.join(command(run)) for run in runs]
+  # A command is a line of its own: what breaks lines is put in by the shell.
+  lines = [
+      shlex.join(command(run)).replace('\n', '\'"$newline"\'') for run in runs
+  ]
   commands.write_text('\n'.join([*lines, '']))
   line = f'sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(commands))}'
+  newline = "newline='\n'"
   subprocess.run(
       [
           'sbatch',
           f'--array=0-{len(runs) - 1}%{parallel}',
           f'--output={workdir}/slurm-%a.out',
           '--job-name=sweep',
-          f'--wrap=eval "$({line})"',
+          f'--wrap={newline}; eval "$({line})"',
       ],
       check=True,
   )

@@ -71,12 +71,70 @@ def test_product_and_zip_():
         ({'network.prior_scale': 0.5, 'seed': 1}, 'prior_scale=0.5,seed=1'),
         ({'a.scale': 1, 'b.scale': 2}, 'a.scale=1,b.scale=2'),
         ({'network.hiddens': (5, 5)}, 'hiddens=(5,5)'),
-        ({'init.workdir': '../base'}, 'workdir=..-base'),
+        ({'network.base.name': 'a.b:C'}, 'name=a.b:C'),
+        ({'a.rate': 1e-05, 'init': None}, 'rate=1e-05,init=None'),
+        ({'seed': np.int64(1), 'a': (np.float64(0.5),)}, 'seed=1,a=(0.5,)'),
         ({}, 'unchanged'),
+        # What does not say exactly what it stands for ends with a digest.
+        ({'init.workdir': '../base'}, 'workdir=..-base,677096c9c6b3'),
+        ({'note': 'ä\nb'}, 'note=--b,7bfdafd5ef97'),
     ],
 )
 def test_names_of_runs(override, name):
   assert sweeps.name(override) == name
+
+
+# Each is another override than all others.
+APART = [
+    {'a': 'b c'}, {'a': 'bc'}, {'a': 'b-c'}, {'a': 'b/c'}, {'a': 'b\nc'},
+    {'a': 'b  c'}, {'a': ' b c'}, {'a': 'b\tc'}, {'a': 'b\0c'}, {'a': 'bäc'},
+    {'a': '\ud800'}, {'a': '日本' * 99}, {'a': 'x' * 253}, {'a': 'x' * 254},
+    {'a': 'x' * 253 + 'y'}, {'a': '日本' * 98}, {'a': ''}, {'a': '-'},
+    {'a': 1}, {'a': '1'}, {'a': 1.0}, {'a': True}, {'a': 'True'}, {'a': None},
+    {'a': 'None'}, {'a': (1, 2)}, {'a': [1, 2]}, {'a': '(1, 2)'}, {'a': ()},
+    {'a': '(1,2)'}, {'a': ('b c',)}, {'a': ('bc',)}, {'a': {'b': 1}},
+    {'a': 'x,b=2'}, {'a': 'x', 'b': 2}, {'a': 'x', 'b': '2'}, {},
+    {'a': tuple(range(99))}, {'a': tuple(range(98))},
+]  # fmt: skip
+
+
+def test_no_two_overrides_have_one_name(tmp_path):
+  names = [sweeps.name(override) for override in APART]
+  assert len(set(names)) == len(names)
+  for name in names:
+    (tmp_path / name).mkdir()  # the file system takes it
+    assert len(name.encode()) <= 255 and name.isprintable() and ' ' not in name
+  assert [sweeps.name(override) for override in APART] == names
+
+
+def test_fields_of_other_overrides_are_told_apart(tmp_path):
+  sweep = "[{'seed': 0}, {'init.seed': 0}, {'network.index_dim': 2}]"
+  config = write_config(tmp_path, sweep)
+  text = config.read_text().replace('epinet(', "epinet(init={'seed': 1}, ")
+  config.write_text(text)
+  runs = sweeps.load_runs(str(config), tmp_path / 'sweep')
+  names = [run.workdir.name for run in runs]
+  assert names == ['seed=0', 'init.seed=0', 'index_dim=2']
+
+
+@pytest.mark.parametrize(
+    'sweep',
+    [
+        "[{'seed': s} for s in np.arange(2)]",
+        "product({'seed': np.arange(2)})",
+        "({'network.hiddens': h} for h in np.arange(1, 5).reshape(2, 2))",
+        "[{'network.hiddens': (h, np.int32(3))} for h in np.arange(1, 3)]",
+        "product({'network.prior_scale': np.linspace(0.5, 1, 2)})",
+        "np.array([{'seed': 1}, {'seed': 2}])",
+    ],
+)
+def test_values_of_numpy(sweep, tmp_path):
+  config = prior_scale(tmp_path, sweep)
+  config.write_text('import numpy as np\n' + config.read_text())
+  for run in sweeps.load_runs(str(config), tmp_path / 'sweep'):
+    (value,) = run.override.values()
+    assert type(value) in (int, float, tuple)
+    assert 'int' not in repr(value) and run.config.to_json()
 
 
 def test_overrides_change_a_copy():
@@ -100,9 +158,9 @@ def test_overrides_that_do_not_fit(override, says):
     sweeps.apply(tiny.epinet(), override)
 
 
-def prior_scale(folder):
+def prior_scale(folder, sweep=TWO):
   """A config whose network has the field that is swept."""
-  text = CONFIG.format(sweep=TWO).replace(
+  text = CONFIG.format(sweep=sweep).replace(
       'tiny.epinet(num_steps=2)',
       "tiny.epinet(num_steps=2, **{'network.prior_scale': 1.0})",
   )
@@ -167,6 +225,8 @@ WRONG = {
     "[{'seed': 1}, {'batch_size': -1}]": 'config.batch_size is -1',
     "[{'seed': 1}, {'network.base.name': 'mpl'}]": "did you mean 'mlp'",
     '[]': 'is empty',
+    'None': 'is empty',
+    "['seed']": "has 'seed'; expected {field: value}",
 }
 
 
@@ -254,6 +314,36 @@ def test_a_sweep_that_is_stopped_asks_its_runs_to_save(tmp_path):
   start = functools.partial(tiny.python, *flags, start_new_session=True)
   log = stopped(start, workdir, signal.SIGINT, 'started')
   assert log.split() == ['started', 'saved']
+
+
+SBATCH = """#!/bin/sh
+for arg; do case $arg in --wrap=*) wrap=${arg#--wrap=} ;; esac; done
+for i in 0 1; do SLURM_ARRAY_TASK_ID=$i sh -c "$wrap"; done
+"""
+
+
+@pytest.mark.slow
+def test_an_array_of_slurm_gets_the_values_as_they_are(tmp_path, monkeypatch):
+  """With an sbatch of our own, which runs the array at once."""
+  (tmp_path / 'sbatch').write_text(SBATCH)
+  (tmp_path / 'sbatch').chmod(0o755)
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  script = tmp_path / 'trains.py'
+  script.write_text('import sys\nprint(sys.argv[-1:])\n')
+  values = ["a'b\n $HOME \n", 'a  "b"\\n']
+  sweep = repr([{'init.workdir': value} for value in values])
+  config = write_config(tmp_path, sweep)
+  text = config.read_text().replace('epinet(', "epinet(init={'workdir': ''}, ")
+  config.write_text(text)
+  program = STARTED.format(launch=str(SCRIPT.parent), script=str(script))
+  process = tiny.python(
+      '-c', program, f'--config={config}', f'--workdir={tmp_path}/a b',
+      '--slurm',
+  )  # fmt: skip
+  said, _ = process.communicate()
+  assert process.returncode == 0, said
+  for value in values:
+    assert repr([f'--config.init.workdir={value}']) in said, said
 
 
 @pytest.mark.slow
