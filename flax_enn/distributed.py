@@ -38,7 +38,8 @@ def initialize(
   To be called before JAX is used.
 
   Args:
-    coordinator_address: HOST:PORT of the first process.
+    coordinator_address: HOST:PORT of the first process, which listens there and
+      on no other interface; JAX_COORDINATOR_BIND_ADDRESS says another one.
     num_processes: how many there are.
     process_id: number of this one, from 0.
     start_timeout: seconds that others are waited for at the start.
@@ -47,8 +48,10 @@ def initialize(
   Raises:
     ValueError: some of the arguments are there and some are not, or a number
       is out of range.
-    ConnectionError: the others are not there in time.
+    ConnectionError: the others are not there in time, or this process cannot
+      listen where it is told to.
   """
+  listens_at = None  # where a cluster says it, JAX's own choice
   if coordinator_address is None or num_processes is None or process_id is None:
     given = (coordinator_address, num_processes, process_id)
     if any(value is not None for value in given):
@@ -66,6 +69,10 @@ def initialize(
     )
   elif process_id:
     _wait_for_coordinator(coordinator_address, start_timeout)
+  else:
+    listens_at = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS')
+    listens_at = listens_at or coordinator_address
+    _check_can_listen(listens_at)
   # Where they do not come, JAX ends the process from within.
   logging.info('Waiting up to %d s for all processes', start_timeout)
   jax.distributed.initialize(
@@ -74,6 +81,7 @@ def initialize(
       process_id,
       initialization_timeout=start_timeout,
       heartbeat_timeout_seconds=peer_timeout,
+      coordinator_bind_address=listens_at,
   )
   _initialized.set()
   logging.info(
@@ -83,20 +91,47 @@ def initialize(
   )
 
 
-def _wait_for_coordinator(address: str, timeout: int) -> None:
-  """Waits until something listens at HOST:PORT.
-
-  (JAX would end the process with a trace of its own inside.)
-  """
+def _host_and_port(address: str) -> tuple[str, int]:
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal():
     raise ValueError(
         f'--coordinator_address is {address!r}; expected HOST:PORT'
     )
+  return host.strip('[]'), int(port)  # [::1]:1234
+
+
+def _check_can_listen(address: str) -> None:
+  """Checks that this host has the address, and that its port is free.
+
+  (JAX says of neither what is wrong, and shares a port with another run.)
+  """
+  host, port = _host_and_port(address)
+  try:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # (A name may have an IPv6 address too, which is not in use.)
+    family, kind, protocol, _, place = min(found)
+    with socket.socket(family, kind, protocol) as s:
+      s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      s.bind(place)
+  except OSError as e:
+    raise ConnectionError(
+        f'process 0 cannot listen at {address} ({e}); set --coordinator_address'
+        ' to an address of its host and a free port, or, where others reach it'
+        ' at another one, JAX_COORDINATOR_BIND_ADDRESS to its own'
+    ) from e
+  logging.info('Listening at %s, that is %s', address, place[0])
+
+
+def _wait_for_coordinator(address: str, timeout: int) -> None:
+  """Waits until something listens at HOST:PORT.
+
+  (JAX would end the process with a trace of its own inside.)
+  """
+  host, port = _host_and_port(address)
   end = time.monotonic() + timeout
   while True:
     try:
-      socket.create_connection((host, int(port)), timeout=5).close()
+      socket.create_connection((host, port), timeout=5).close()
     except OSError as e:
       if time.monotonic() > end:
         raise ConnectionError(

@@ -145,20 +145,52 @@ def test_jobset_is_consistent():
   job = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
   assert job['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
   assert job['kind'] == 'JobSet'
-  assert job['spec']['failurePolicy']['maxRestarts'] > 0
+  assert set(job['metadata']['labels']) == {'kueue.x-k8s.io/queue-name'}
+  exclusive = job['metadata']['annotations']
+  assert exclusive['alpha.jobset.sigs.k8s.io/exclusive-topology'] == (
+      'cloud.google.com/gke-nodepool'
+  )
+  assert job['spec']['ttlSecondsAfterFinished'] > 24 * 3600
+  policy = job['spec']['failurePolicy']
+  assert policy['maxRestarts'] > 0
+  assert policy['restartStrategy'] == 'BlockingRecreate'
   (workers,) = job['spec']['replicatedJobs']
   spec = workers['template']['spec']
+  assert spec['completionMode'] == 'Indexed'
   pod = spec['template']['spec']
   topology = pod['nodeSelector']['cloud.google.com/gke-tpu-topology']
   rows, columns = map(int, topology.split('x'))
   (container,) = pod['containers']
   chips = container['resources']['limits']['google.com/tpu']
   assert spec['parallelism'] == spec['completions'] == rows * columns // chips
+  # Kubernetes takes a podFailurePolicy with this alone.
   assert pod['restartPolicy'] == 'Never' and spec['backoffLimit'] == 0
+  # A pod on its host's network finds the other pods by this alone.
+  assert pod['hostNetwork'] and pod['dnsPolicy'] == 'ClusterFirstWithHostNet'
+  assert pod['priorityClassName']
   command = container['command']
   assert command[:2] == ['python', 'train.py']
   for path in re.findall(r'configs/\w+\.py', ' '.join(command)):
     assert (tiny.ROOT / path).is_file()
+
+
+def test_jobset_starts_again_all_but_mistakes():
+  job = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
+  (workers,) = job['spec']['replicatedJobs']
+  spec = workers['template']['spec']
+  (container,) = spec['template']['spec']['containers']
+  # Exit code 2 fails its Job for a reason of its own, and that the JobSet.
+  (rule,) = spec['podFailurePolicy']['rules']
+  codes = rule['onExitCodes']
+  assert (rule['action'], codes['operator']) == ('FailJob', 'In')
+  assert codes['values'] == [2]
+  assert codes['containerName'] == container['name']
+  (rule,) = job['spec']['failurePolicy']['rules']
+  assert rule['action'] == 'FailJobSet'
+  assert rule['onJobFailureReasons'] == ['PodFailurePolicy']
+  # What train.py ends with at SIGTERM is not among them, and not 0.
+  (code,) = re.findall(r'--preemption_exit_code=(\d+)', str(container))
+  assert int(code) not in (0, *codes['values'])
 
 
 def test_readme_names_every_file():
