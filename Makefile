@@ -6,18 +6,25 @@ RUNS ?= runs
 
 # The interpreter to build .venv with: the first of these that is 3.11 to 3.13
 # and really runs (a version manager's shim may be there and fail).
-PYTHONS ?= python3.13 python3.12 python3.11 python3
+PYTHONS ?= python3.13 python3.12 python3.11 python3 $(call newest,3.11)
+# Wherever they are on this machine, for the shell to look for.
+oldest = $$(.ci/pythons | head -n 1 | cut -d' ' -f2-)
+newest = $$(.ci/pythons $1 | tail -n 1 | cut -d' ' -f2-)
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+# The worlds of `make test-matrix`: the lower bounds of setup.cfg, on the oldest
+# Python; whatever is newest, on the newest one (they differ below 3.12).
 LOWEST := .venv-lowest
+NEWEST := .venv-newest
 # A worker per core, at most four: each has 8 emulated devices of its own.
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
   --no-loadscope-reorder
 PIP := -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-faults test-lowest lint clean
+.PHONY: help train test test-all test-faults test-matrix test-lowest \
+  test-newest lint clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -44,8 +51,18 @@ test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
 	  $(PYTHON) $(PYTEST) -m slow tests/faults tests/test_resume.py \
 	  tests/test_signals.py tests/test_processes.py
 
+test-matrix: test-lowest test-newest  ## Run the tests on the oldest and the newest dependencies.
+
 test-lowest: $(LOWEST)/.test  ## Run the tests on the oldest dependencies allowed.
-	@$(LOWEST)/bin/python $(PYTEST)
+	@$(LOWEST)/bin/python $(PYTEST) $(TESTS)
+
+test-newest:  ## Run the tests on the newest ones (Python 3.12 or 3.13).
+	@if [ -z "$(call newest,3.12)" ]; then \
+	  echo 'SKIPPED: test-newest; .ci/pythons finds no Python 3.12 or 3.13'; \
+	else \
+	  $(MAKE) --no-print-directory $(NEWEST)/newest && \
+	  $(NEWEST)/bin/python $(PYTEST) $(TESTS); \
+	fi
 
 lint: $(VENV)/.test  ## Lint and check the types only.
 	@$(PYTHON) -m ruff check .
@@ -53,7 +70,7 @@ lint: $(VENV)/.test  ## Lint and check the types only.
 	  --progress-bar no
 
 clean:  ## Remove the virtual environments and caches, but no runs.
-	@rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(LOWEST) $(NEWEST) build *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp .EXTRA says that `flax_enn[EXTRA]` is installed as setup.cfg has it.
@@ -69,15 +86,27 @@ $(LOWEST)/.test: setup.cfg pyproject.toml $(LOWEST)/.venv
 	  --python $(LOWEST)/bin/python -e '.[test]'
 	@touch $@
 
+# Always looked for: what is newest today is not tomorrow.
+.PHONY: $(NEWEST)/newest
+$(NEWEST)/newest: $(NEWEST)/.venv
+	@echo 'Installing the newest dependencies of flax_enn[test] (some minutes)'
+	@$(NEWEST)/bin/python $(PIP) install --upgrade uv
+	@$(NEWEST)/bin/python -m uv --quiet pip install --upgrade \
+	  --python $(NEWEST)/bin/python -e '.[test]'
+	@$(NEWEST)/bin/python -m pip list 2>/dev/null | grep -E '^(jax|flax) '
+
+$(LOWEST)/.venv: PYTHONS = "$(oldest)"
+$(NEWEST)/.venv: PYTHONS = "$(call newest,3.12)"
+
 # ensurepip is asked for because some systems ship it apart from venv.
-$(VENV)/.venv $(LOWEST)/.venv:
+$(VENV)/.venv $(LOWEST)/.venv $(NEWEST)/.venv:
 	@for python in $(PYTHONS); do \
-	  if $$python -c 'import ensurepip, sys, venv; \
+	  if "$$python" -c 'import ensurepip, sys, venv; \
 	      sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	      >/dev/null 2>&1; then \
-	    echo "Making $(@D) with $$($$python --version)"; \
-	    $$python -m venv --clear $(@D) && touch $@; exit; \
+	    echo "Making $(@D) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(@D) && touch $@; exit; \
 	  fi; \
 	done; \
-	echo 'flax_enn needs Python 3.11, 3.12 or 3.13 with its venv module; none of' \
-	  '$(PYTHONS) is one: make train PYTHONS=/path/to/python' >&2; exit 1
+	echo 'flax_enn needs Python 3.11, 3.12 or 3.13 with its venv module, and' \
+	  'finds none: make train PYTHONS=/path/to/python' >&2; exit 1
