@@ -60,7 +60,7 @@ test-newest:  ## Run the tests on the newest ones (Python 3.12 or 3.13).
 	@if [ -z "$(call newest,3.12)" ]; then \
 	  echo 'SKIPPED: test-newest; .ci/pythons finds no Python 3.12 or 3.13'; \
 	else \
-	  $(MAKE) --no-print-directory $(NEWEST)/newest && \
+	  make --no-print-directory $(NEWEST)/newest && \
 	  $(NEWEST)/bin/python $(PYTEST) $(TESTS); \
 	fi
 

@@ -145,7 +145,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise ValueError(
           f'{path}: that name has a meaning in results.json; choose another'
       )
-    fields = {*defaults.eval, 'dataset', 'split'} - {'every'}
+    fields = {*defaults.eval, 'dataset', 'split', 'study'} - {'every'}
     check_names(entry or (), fields, path, 'an evaluation')
     for field in {'num_indices', 'tau', 'chunk'} & set(entry):
       _check_integer(config, f'evals.{name}.{field}', f'eval.{field}')

@@ -111,11 +111,16 @@ class Model:
         self.input_spec, self.likelihood, self.preprocess, self.class_names
     )
 
-  def check_spec(self, spec: DataSpec) -> None:
-    """Raises a ValueError where data are not of the form the model is for."""
+  def check_spec(self, spec: DataSpec, *, labels: bool = True) -> None:
+    """Raises a ValueError where data are not of the form the model is for.
+
+    Args:
+      spec: of the data.
+      labels: whether their y must be of the form, too.
+    """
 
     def form(spec):
-      tree = (spec.input_spec, spec.likelihood.target)
+      tree = (spec.input_spec, spec.likelihood.target if labels else None)
       return jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', tree)
 
     if form(spec) != form(self.spec):

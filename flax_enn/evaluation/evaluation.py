@@ -1,8 +1,16 @@
 """Evaluation: which data a model is scored on, and how."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 import dataclasses
+import functools
 import math
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,11 +19,12 @@ import ml_collections
 import numpy as np
 
 from flax_enn import build, sharding
-from flax_enn.core import Variables
+from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.scorer import Scorer
+from flax_enn.evaluation.studies import Predictions, Study
 from flax_enn.model import (
     Model,
     create_dataset,
@@ -24,6 +33,11 @@ from flax_enn.model import (
     num_eval_indices,
 )
 
+STUDY = build.Kind(
+    'a study',
+    'flax_enn.evaluation.studies',
+    lambda cls: issubclass(cls, Study),
+)
 _POINTS = 400  # training examples in a report
 
 
@@ -40,6 +54,8 @@ class Evaluation:
     spec: what its data must be, and their preprocessing.
     split: of the data set.
     path: of the section of the data set in the config, for errors.
+    study: what is computed in place of the likelihood's metrics, or None.
+    own: the run's own evaluation, whose data a study may refer to.
   """
 
   name: str
@@ -49,6 +65,8 @@ class Evaluation:
   spec: DataSpec
   split: str
   path: str
+  study: Study | None = None
+  own: 'Evaluation | None' = None
 
   @property
   def num_batches(self) -> int:
@@ -70,26 +88,68 @@ class Evaluation:
       partial: what was summed before.
       skipped: gets the examples that cannot be read, see `Loader`.
     """
+    progress = self._progress()
+    if self.study is None:
+      batches = self._batches(skipped, partial.num_batches)
+      return self.scorer(
+          variables, batches, key, partial=partial, report=progress
+      )
+
+    def report(done: int) -> None:
+      progress(done)
+      partial.raise_if_stopped()
+
+    found = self.collect(variables, key, skipped, report)
+    references = {}
+    if self.study.needs_reference and self.own:
+      references = self.own.collect(variables, key, {}, report)
+    with build.located(f'study {self.name}'):
+      metrics = {
+          name: self.study.metrics(predictions, references.get(name))
+          for name, predictions in found.items()
+      }
+    draw = functools.partial(
+        self.study.draw, found=found, references=references
+    )
+    return Results(metrics, draw=draw)
+
+  def collect(
+      self,
+      variables: Variables,
+      key: jax.Array,
+      skipped: MutableMapping[int, str],
+      report: Callable[[int], Any],
+  ) -> dict[str, Predictions]:
+    """The predictions for all examples, by model; see `Scorer.collect`."""
+    batches = self._batches(skipped)
+    if self.study and not self.study.needs_labels:
+      target = self.scorer.model.likelihood.target
+      batches = (
+          b.replace(y=np.zeros((len(b.mask), *target.shape), target.dtype))
+          for b in batches
+      )
+    return self.scorer.collect(variables, batches, key, report=report)
+
+  def _progress(self) -> Callable[[int], Any]:
     from clu import periodic_actions  # which imports TensorFlow
 
-    progress = periodic_actions.ReportProgress(
+    return periodic_actions.ReportProgress(
         num_train_steps=self.num_batches, every_secs=10
     )
+
+  def _batches(
+      self, skipped: MutableMapping[int, str], start: int = 0
+  ) -> Iterator[Batch]:
+    """This process's rows of the batches after the first `start`."""
     batches = self.loader.eval_batches(
         self.dataset,
         self.split,
         self.spec,
         batch_size=self.scorer.batch_size,
-        start=partial.num_batches,
+        start=start,
         skipped=skipped,
     )
-    return self.scorer(
-        variables,
-        located_batches(self.path, batches),
-        key,
-        partial=partial,
-        report=progress,
-    )
+    return located_batches(self.path, batches)
 
   def training_points(self) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of some training examples, evenly spread."""
@@ -107,6 +167,7 @@ def create_evaluations(
     dataset: Dataset,
     mesh: Mesh,
     rules: sharding.Rules,
+    own: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sequence[Evaluation]:
   """Builds the evaluation of `config.eval`, and those of `config.evals`.
 
@@ -116,20 +177,26 @@ def create_evaluations(
     dataset: from `config.dataset`.
     mesh: of devices.
     rules: what lies on which axis of it.
+    own: what the run's own evaluation has in place of its split: `split`,
+      `dataset`.
   """
 
   def create(name: str, entry: dict[str, Any], path: str) -> Evaluation:
     fields = {**config.eval, **entry}
     section, data, spec = fields.get('dataset'), dataset, model.spec
+    study = _study(fields.get('study'), model, f'{path}.study')
+    needs_labels = study is None or study.needs_labels
     if section:
       data = create_dataset(section, f'{path}.dataset')
       with build.located(f'{path}.dataset'):
-        model.check_spec(data.spec)
+        model.check_spec(data.spec, labels=needs_labels)
       # Data of the same kind as in training are preprocessed as in training,
       # with what was learned there.
       if section['name'] != config.dataset.name:
         with build.located(f'{path}.dataset'):
           spec = dataclasses.replace(spec, preprocess=data.preprocess)
+      if not needs_labels:
+        spec = dataclasses.replace(spec, likelihood=data.likelihood)
     with build.located(f'{path}.temperature'):
       likelihood = model.likelihood.tempered(fields['temperature'])
     where = sharding.batch_sharding(mesh, rules)
@@ -147,15 +214,29 @@ def create_evaluations(
         base_temperature=fields['base_temperature'],
     )
     split = fields.get('split', 'test')
-    return Evaluation(name, scorer, data, loader, spec, split, data_path)
+    return Evaluation(
+        name, scorer, data, loader, spec, split, data_path, study
+    )
 
   # Tuning is evaluated on a part of the training split, never on the test
   # split.
   split = 'validation' if config.dataset.get('holdout') else 'test'
-  return [
-      create(split, {'split': split}, 'config.eval'),
-      *(
-          create(name, dict(entry), f'config.evals.{name}')
-          for name, entry in config.evals.items()
-      ),
-  ]
+  entry = {'split': split, **own}
+  first = create(entry['split'], entry, 'config.eval')
+  others = (
+      create(name, dict(entry), f'config.evals.{name}')
+      for name, entry in config.evals.items()
+  )
+  return [first, *(dataclasses.replace(e, own=first) for e in others)]
+
+
+def _study(section: Any, model: Model, path: str) -> Study | None:
+  """The study that an evaluation names, if any."""
+  if not section:
+    return None
+  if model.likelihood.num_classes is None:
+    raise ValueError(
+        f'{path} is {dict(section)}, but studies are of classifiers and the'
+        f' likelihood is {model.likelihood}'
+    )
+  return build.build(section, STUDY, path)

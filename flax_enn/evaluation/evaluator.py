@@ -11,7 +11,12 @@ from flax_enn.checkpoints import Checkpointer, fingerprints
 from flax_enn.core import Variables
 from flax_enn.evaluation.evaluation import Evaluation
 from flax_enn.evaluation.partial import EvalCheckpoint
-from flax_enn.evaluation.results import Results, table, write_results
+from flax_enn.evaluation.results import (
+    Results,
+    draw_studies,
+    table,
+    write_results,
+)
 from flax_enn.skipped import Skipped
 
 _REPORT_INDICES = 100  # whose functions and votes are drawn
@@ -30,10 +35,10 @@ class Evaluator:
       *,
       key: jax.Array,
       workdir: epath.Path,
-      writer: Any,
-      checkpointer: Checkpointer,
       identity: Mapping[str, Any],
-      stop: Callable[[], bool],
+      writer: Any = None,
+      checkpointer: Checkpointer | None = None,
+      stop: Callable[[], bool] = lambda: False,
   ):
     """Prepares to evaluate.
 
@@ -41,10 +46,10 @@ class Evaluator:
       evaluations: the first is the run's own, which ranks its checkpoints.
       key: that indices are drawn from.
       workdir: of the run.
-      writer: of its metrics.
-      checkpointer: of the run, which keeps the scores.
       identity: all that decides the numbers beside the variables, as JSON
         types.
+      writer: of its metrics, if they are to have curves.
+      checkpointer: of the run, if it is to keep the scores.
       stop: whether to stop, asked equally often on every process.
     """
     self._evaluations = evaluations
@@ -89,30 +94,32 @@ class Evaluator:
       if skipped:
         logging.warning('%s: %d examples are not scored', name, len(skipped))
       self._write(step, evaluation, results[name])
-    self._writer.flush()  # What has a score is not evaluated again.
     own = self._evaluations[0]
-    self._checkpointer.score(step, results[own.name].metrics['enn'])
+    if self._writer and self._checkpointer:
+      self._writer.flush()  # What has a score is not evaluated again.
+      self._checkpointer.score(step, results[own.name].metrics['enn'])
     written = None
     if final:
       written = write_results(self._workdir, step, results)
       self._draw(variables, own, results[own.name])
+      draw_studies(self._workdir, results)
     for partial in partials:
       partial.delete()
     return written
 
   def _write(self, step: int, evaluation: Evaluation, found: Results) -> None:
     """To the curves and the log."""
-    self._writer.write_scalars(
-        step,
-        {
-            f'{evaluation.name}_{model}/{metric}': value
-            for model, values in found.metrics.items()
-            for metric, value in values.items()
-        },
-    )
+    scalars = {
+        f'{evaluation.name}_{model}/{metric}': value
+        for model, values in found.metrics.items()
+        for metric, value in values.items()
+    }
+    if self._writer:
+      self._writer.write_scalars(step, scalars)
+    n = evaluation.scorer.num_indices
     logging.info(
         'Step %d, %s, %d indices:\n%s',
-        *(step, evaluation.name, evaluation.scorer.num_indices, table(found)),
+        *(step, evaluation.name, n, table(found.metrics)),
     )
 
   def _draw(

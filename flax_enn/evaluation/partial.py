@@ -97,6 +97,11 @@ class EvalCheckpoint:
           f' {self._path}'
       )
 
+  def raise_if_stopped(self) -> None:
+    """Raises Preempted where the run was asked to stop; nothing is kept."""
+    if self._stop():
+      raise Preempted('Asked to stop; a study begins anew')
+
   def save(self, done: int, state: Any) -> None:
     """Writes the state, from the first process, which waits for it."""
     if not _is_first() or done == self.num_batches:

@@ -1,6 +1,7 @@
 """A picture of the results, for what the data allow to be shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+import contextlib
 import io
 from typing import Any
 
@@ -54,17 +55,33 @@ def draw(
     predictor: of the model that was evaluated, with some of its indices.
     points: returns some training examples, `[B, ...]` inputs and targets.
   """
-  with matplotlib.rc_context(_STYLE):
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
-    figure = Figure(dpi=120, layout=layout, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
+  with _figure(epath.Path(workdir) / 'report.png') as figure:
     if results.disagreement is None:
       _regression(figure, results, predictor, points)
     else:
       _classification(figure, results, predictor, points)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)  # savefig would draw everything twice
-  atomic_write(epath.Path(workdir) / 'report.png', buffer.getvalue())
+
+
+def draw_axes(path: epath.Path, draw: Callable[[Any], bool]) -> None:
+  """Writes what `draw` draws into one pair of axes, if it does."""
+  with _figure(path) as figure:
+    figure.set_size_inches(7, 5)
+    if not draw(figure.subplots()):
+      figure.clear()
+
+
+@contextlib.contextmanager
+def _figure(path: epath.Path) -> Generator[Figure]:
+  """A figure in the style of reports, which is written unless it is empty."""
+  with matplotlib.rc_context(_STYLE):
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
+    figure = Figure(dpi=120, layout=layout, facecolor='white')
+    canvas = FigureCanvasAgg(figure)
+    yield figure
+    if figure.get_children()[1:]:  # more than its background
+      buffer = io.BytesIO()
+      canvas.print_png(buffer)  # savefig would draw everything twice
+      atomic_write(path, buffer.getvalue())
 
 
 def _classification(

@@ -1,6 +1,6 @@
 """The results of evaluation: numbers, a table of them, and their file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -12,13 +12,15 @@ from flax_enn.run_folder import write_json
 
 Metrics = Mapping[str, float]  # name -> value
 
-# What the table and the file show; all metrics go to the training curves.
-SHOWN = ('accuracy', 'rmse', 'nll', 'joint_nll', 'ece', 'brier')
+_WIDE = 6  # metrics in a row of a table, at most
+
+# What the table and the file leave out; all metrics go to the training curves.
+HIDDEN = ('joint_nll_sampled', 'joint_nll_distinct')
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """The results on one split.
+  """The results on one split, or of a study, which has metrics alone.
 
   Attributes:
     metrics: values by name, for `base` (where there is one) and `enn`.
@@ -30,25 +32,30 @@ class Results:
     examples: of those the indices disagree on most, in falling order: `x`, `y`,
       `id`, `disagreement`, and the mean predictions `[k, C]` as `enn` and
       `base`.
+    draw: of a study, what draws into matplotlib axes; see `Study.draw`.
   """
 
   metrics: Mapping[str, Metrics]
-  tau: int
-  calibration: Mapping[str, Mapping[str, np.ndarray]]
-  disagreement: np.ndarray | None
-  examples: Mapping[str, Any]
+  tau: int = 1
+  calibration: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
+      default_factory=dict
+  )
+  disagreement: np.ndarray | None = None
+  examples: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  draw: Callable[[Any], bool] | None = None
 
 
-def table(results: Results) -> str:
-  """Lays the metrics out as text: rows base and enn, and their ratio."""
-  metrics = results.metrics
-  names = [name for name in SHOWN if name in metrics['enn']]
+def table(metrics: Mapping[str, Metrics]) -> str:
+  """Lays metrics out as text: rows base and enn, and their ratio."""
+  names = [name for name in metrics['enn'] if name not in HIDDEN]
   rows = [['', *names]]
   for name, values in metrics.items():
-    rows.append([name, *(f'{values[m]:.4f}' for m in names)])
+    rows.append([name, *(_number(values.get(m)) for m in names)])
   if 'base' in metrics:
-    ratios = (_ratio(metrics['enn'][n], metrics['base'][n]) for n in names)
+    ratios = (_ratio(metrics['enn'][n], metrics['base'].get(n)) for n in names)
     rows.append(['enn/base', *ratios])
+  if len(names) > _WIDE:  # too wide for a terminal
+    rows = list(map(list, zip(*rows)))
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join(
       '  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
@@ -56,9 +63,13 @@ def table(results: Results) -> str:
   )
 
 
-def _ratio(enn: float, base: float) -> str:
+def _number(value: float | None) -> str:
+  return '-' if value is None else f'{value:.4f}'
+
+
+def _ratio(enn: float, base: float | None) -> str:
   # A log-loss of densities has no zero to measure from.
-  return f'{enn / base:.3f}' if base > 0 and math.isfinite(base) else '-'
+  return f'{enn / base:.3f}' if base and 0 < base < math.inf else '-'
 
 
 def write_results(
@@ -82,7 +93,7 @@ def write_results(
               model: {
                   k: v if math.isfinite(v) else None
                   for k, v in values.items()
-                  if k in SHOWN
+                  if k not in HIDDEN
               }
               for model, values in found.metrics.items()
           }
@@ -91,3 +102,14 @@ def write_results(
   }
   write_json(epath.Path(workdir) / 'results.json', content)
   return content
+
+
+def draw_studies(
+    workdir: epath.PathLike, results: Mapping[str, Results]
+) -> None:
+  """Writes `workdir/report-NAME.png` of each study that has a picture."""
+  for name, found in results.items():
+    if found.draw:
+      from flax_enn.evaluation import report  # matplotlib takes its time
+
+      report.draw_axes(epath.Path(workdir) / f'report-{name}.png', found.draw)

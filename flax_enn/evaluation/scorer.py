@@ -14,6 +14,7 @@ from flax_enn.core import Batch, Index, Variables
 from flax_enn.evaluation.eval_state import EvalState
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
+from flax_enn.evaluation.studies import Predictions
 from flax_enn.inference import Predictor
 from flax_enn.likelihoods import Likelihood
 from flax_enn.metrics import ECE, PredictiveStats
@@ -129,27 +130,86 @@ class Scorer:
     """`(variables, indices, batch) -> EvalState`, compiled on first use."""
 
     def step(variables: Variables, indices: Index, batch: Batch) -> EvalState:
-      first = jax.tree.map(lambda leaf: leaf[0], indices)
-      base = self._apply(variables, batch.x, first).base
-      predictions = {}
-      if base is not None:  # free of the index: one is enough
-        likelihood = self.model.likelihood.tempered(self.base_temperature)
-        predictions['base'] = self._zeros(likelihood).update(
-            likelihood, base[None], batch.y
-        )
-      likelihood = self.model.likelihood
-      predictions['enn'] = reduce_over_index(
-          lambda index: self._apply(variables, batch.x, index).preds,
-          indices,
-          init=self._zeros(likelihood),
-          reduce=lambda s, outputs: s.update(likelihood, outputs, batch.y),
-          chunk=self.mapped_at_once,
-      )
       return EvalState.of_batch(
-          predictions, batch, self.model.likelihood, self.num_examples
+          self._predictive(variables, indices, batch),
+          batch,
+          self.model.likelihood,
+          self.num_examples,
       )
 
     return self._jit(step)
+
+  def collect(
+      self,
+      variables: Variables,
+      batches: Iterable[Batch],
+      key: jax.Array,
+      *,
+      report: Callable[[int], Any] = lambda done: None,
+  ) -> dict[str, Predictions]:
+    """The mean predictions for every example, by model, for a study.
+
+    They are kept on every host: M x C numbers for M examples.
+
+    Args:
+      variables: as in a call.
+      batches: as in a call.
+      key: as in a call.
+      report: is told how many batches are done.
+    """
+    where = sharding.batch_sharding(self._mesh, self.rules)
+    put = functools.partial(sharding.make_global_batch, where=where)
+    found = []
+    with sharding.use_mesh(self._mesh, self.rules):
+      indices = self._indices(key, self.num_indices)
+      for done, batch in enumerate(data.prefetch(batches, put), start=1):
+        values = jax.device_get(self._examples(variables, indices, batch))
+        real = values.pop('mask') > 0
+        found.append(jax.tree.map(lambda a, real=real: a[real], values))
+        report(done)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    y, epistemic = joined.pop('y'), joined.pop('epistemic')
+    return {
+        name: Predictions(y, probs, epistemic if name == 'enn' else None)
+        for name, probs in joined.items()
+    }
+
+  @functools.cached_property
+  def _examples(self) -> Any:
+    """What of a batch is collected, compiled on first use."""
+
+    def examples(variables: Variables, indices: Index, batch: Batch) -> Any:
+      predictive = self._predictive(variables, indices, batch)
+      return {
+          'y': batch.y,
+          'mask': batch.mask,
+          'epistemic': predictive['enn'].disagreement,
+          **{name: stats.preds for name, stats in predictive.items()},
+      }
+
+    return self._jit(examples)
+
+  def _predictive(
+      self, variables: Variables, indices: Index, batch: Batch
+  ) -> dict[str, PredictiveStats]:
+    """The statistics of each named prediction for a batch."""
+    first = jax.tree.map(lambda leaf: leaf[0], indices)
+    base = self._apply(variables, batch.x, first).base
+    predictions = {}
+    if base is not None:  # free of the index: one is enough
+      likelihood = self.model.likelihood.tempered(self.base_temperature)
+      predictions['base'] = self._zeros(likelihood).update(
+          likelihood, base[None], batch.y
+      )
+    likelihood = self.model.likelihood
+    predictions['enn'] = reduce_over_index(
+        lambda index: self._apply(variables, batch.x, index).preds,
+        indices,
+        init=self._zeros(likelihood),
+        reduce=lambda s, outputs: s.update(likelihood, outputs, batch.y),
+        chunk=self.mapped_at_once,
+    )
+    return predictions
 
   def predictor(
       self, variables: Variables, key: jax.Array, n: int

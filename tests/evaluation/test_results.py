@@ -49,7 +49,7 @@ def _results(likelihood=CLASSES, with_base=True, shape=(8, 8, 1)):
 
 
 def test_table_has_rows_and_ratios():
-  lines = table(_results()).splitlines()
+  lines = table(_results().metrics).splitlines()
   assert [line.split() for line in lines] == [
       ['accuracy', 'nll', 'joint_nll', 'ece'],
       ['base', '0.5000', '0.7000', '7.0000', '0.0000'],
@@ -60,7 +60,7 @@ def test_table_has_rows_and_ratios():
 
 
 def test_table_without_a_base():
-  lines = table(_results(with_base=False)).splitlines()
+  lines = table(_results(with_base=False).metrics).splitlines()
   assert [line.split()[0] for line in lines] == ['accuracy', 'enn']
 
 
