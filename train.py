@@ -70,14 +70,15 @@ _PROCESS_ID = flags.DEFINE_integer(
 _START_TIMEOUT = flags.DEFINE_integer(
     'start_timeout',
     300,
-    'Seconds to wait at the start for all processes to come.',
+    'Seconds to wait at the start: for all processes to come, for the first'
+    ' batch of each, and for the slowest to restore.',
     lower_bound=1,
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
     'peer_timeout',
     100,
-    'Seconds after which a process that no longer answers ends the run, with an'
-    ' error.',
+    'Seconds after which a process that no longer answers, or waits for a batch'
+    ' of data, ends the run with an error.',
     lower_bound=1,
 )
 _PREEMPTION_EXIT_CODE = flags.DEFINE_integer(

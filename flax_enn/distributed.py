@@ -5,7 +5,6 @@ import contextlib
 import glob
 import importlib.util
 import os
-import socket
 import sys
 import threading
 import time
@@ -19,8 +18,19 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from flax_enn import coordinator, waiting
+
 # Whether this process has joined others.
 _initialized = threading.Event()
+
+# What says who the others are where no flags do.
+_CLUSTER = (
+    'JAX_COORDINATOR_ADDRESS', 'JAX_COORDINATOR_PORT',
+    'MEGASCALE_COORDINATOR_ADDRESS', 'MEGASCALE_NUM_SLICES',
+    'MEGASCALE_SLICE_ID', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK',
+    'SLURM_JOB_ID', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_STEP_NODELIST',
+    'TPU_WORKER_HOSTNAMES', 'TPU_WORKER_ID',
+)  # fmt: skip
 
 
 def initialize(
@@ -42,7 +52,8 @@ def initialize(
       on no other interface; JAX_COORDINATOR_BIND_ADDRESS says another one.
     num_processes: how many there are.
     process_id: number of this one, from 0.
-    start_timeout: seconds that others are waited for at the start.
+    start_timeout: seconds that others are waited for at the start; see also
+      `waiting`.
     peer_timeout: seconds after which one that no longer answers ends all.
 
   Raises:
@@ -51,7 +62,9 @@ def initialize(
     ConnectionError: the others are not there in time, or this process cannot
       listen where it is told to.
   """
-  listens_at = None  # where a cluster says it, JAX's own choice
+  told, listens_at = 'deactivate', None
+  end = time.monotonic() + start_timeout
+  where = f'at --coordinator_address={coordinator_address}?'
   if coordinator_address is None or num_processes is None or process_id is None:
     given = (coordinator_address, num_processes, process_id)
     if any(value is not None for value in given):
@@ -62,86 +75,56 @@ def initialize(
       )
     if not cluster_detected(os.environ):
       return
+    told = None  # by the cluster
+    says = [f'{k}={os.environ[k]}' for k in _CLUSTER if k in os.environ]
+    where = (
+        f'where the environment says, {", ".join(says)}? Unset what another'
+        ' job, or a slice that was replaced, has left there.'
+    )
   elif not 0 <= process_id < num_processes:
     raise ValueError(
         f'--process_id is {process_id}; the {num_processes} processes of'
         f' --num_processes are 0 to {num_processes - 1}'
     )
   elif process_id:
-    _wait_for_coordinator(coordinator_address, start_timeout)
+    coordinator.wait_for(coordinator_address, start_timeout)
   else:
     listens_at = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS')
     listens_at = listens_at or coordinator_address
-    _check_can_listen(listens_at)
-  # Where they do not come, JAX ends the process from within.
+    coordinator.check_can_listen(listens_at)
   logging.info('Waiting up to %d s for all processes', start_timeout)
-  jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=start_timeout,
-      heartbeat_timeout_seconds=peer_timeout,
-      coordinator_bind_address=listens_at,
+  missing = (
+      f'are all processes started, and do they find process 0 {where} Or raise'
+      ' --start_timeout'
   )
+  message = (
+      f'ConnectionError: not all processes came within {start_timeout} s;'
+      f' {missing}'
+  )
+  with waiting.ends_after(max(1, end - time.monotonic()), message):
+    try:
+      jax.distributed.initialize(
+          coordinator_address,
+          num_processes,
+          process_id,
+          cluster_detection_method=told,
+          # Beyond ours: JAX would end the process with a trace of its inside.
+          initialization_timeout=start_timeout + 60,
+          heartbeat_timeout_seconds=peer_timeout,
+          coordinator_bind_address=listens_at,
+      )
+    except (RuntimeError, ValueError) as e:
+      raise ConnectionError(
+          f'cannot join the other processes ({e}); {missing}'
+      ) from e
   _initialized.set()
+  if jax.process_count() > 1:
+    waiting.timeouts.update(start=start_timeout, peer=peer_timeout)
   logging.info(
       'Process %d of %d, %d of %d devices',
       *(jax.process_index(), jax.process_count()),
       *(jax.local_device_count(), jax.device_count()),
   )
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-  host, _, port = address.rpartition(':')
-  if not host or not port.isdecimal():
-    raise ValueError(
-        f'--coordinator_address is {address!r}; expected HOST:PORT'
-    )
-  return host.strip('[]'), int(port)  # [::1]:1234
-
-
-def _check_can_listen(address: str) -> None:
-  """Checks that this host has the address, and that its port is free.
-
-  (JAX says of neither what is wrong, and shares a port with another run.)
-  """
-  host, port = _host_and_port(address)
-  try:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # (A name may have an IPv6 address too, which is not in use.)
-    family, kind, protocol, _, place = min(found)
-    with socket.socket(family, kind, protocol) as s:
-      s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-      s.bind(place)
-  except OSError as e:
-    raise ConnectionError(
-        f'process 0 cannot listen at {address} ({e}); set --coordinator_address'
-        ' to an address of its host and a free port, or, where others reach it'
-        ' at another one, JAX_COORDINATOR_BIND_ADDRESS to its own'
-    ) from e
-  logging.info('Listening at %s, that is %s', address, place[0])
-
-
-def _wait_for_coordinator(address: str, timeout: int) -> None:
-  """Waits until something listens at HOST:PORT.
-
-  (JAX would end the process with a trace of its own inside.)
-  """
-  host, port = _host_and_port(address)
-  end = time.monotonic() + timeout
-  while True:
-    try:
-      socket.create_connection((host, port), timeout=5).close()
-    except OSError as e:
-      if time.monotonic() > end:
-        raise ConnectionError(
-            f'no process 0 at --coordinator_address={address} within'
-            f' {timeout} seconds ({e}); check the address and that process is'
-            ' started, or raise --start_timeout'
-        ) from e
-      time.sleep(0.2)
-    else:
-      return
 
 
 def cluster_detected(env: Mapping[str, str]) -> bool:

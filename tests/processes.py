@@ -60,14 +60,19 @@ def free_port():
     return s.getsockname()[1]
 
 
+_RUN = 'import runpy; runpy.run_path({!r}, run_name="__main__")'
+
+
 class Run:
   """Some processes of train.py, and what each of them says."""
 
-  def __init__(self, config, workdir, processes, devices, *flags):
-    port = free_port()
+  def __init__(self, config, workdir, processes, devices, *flags, patch=''):
+    """Starts them, each after it has run `patch`, a Python program."""
+    port, train = free_port(), str(tiny.ROOT / 'train.py')
+    script = ['-c', f'{patch}\n{_RUN.format(train)}'] if patch else [train]
     command = [
-        sys.executable, str(tiny.ROOT / 'train.py'), f'--config={config}',
-        f'--workdir={workdir}', '--start_timeout=20',
+        sys.executable, *script, f'--config={config}',
+        f'--workdir={workdir}', '--start_timeout=60',
         '--peer_timeout=20', *flags,
     ]  # fmt: skip
     many = [f'--coordinator_address=localhost:{port}',
@@ -110,6 +115,10 @@ class Run:
 
     self.wait_for(f'step {step}', logged)
 
+  def wait_for_text(self, text):
+    """Returns once process 0 has said it."""
+    self.wait_for(text, lambda: text in ''.join(self.said[0]))
+
   def alive(self):
     return all(process.poll() is None for process in self.processes)
 
@@ -132,8 +141,8 @@ class Run:
 
 
 @contextlib.contextmanager
-def started(*args):
-  run = Run(*args)
+def started(*args, **options):
+  run = Run(*args, **options)
   try:
     yield run
   finally:

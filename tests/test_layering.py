@@ -16,9 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'command_line', 'compilation_cache', 'core',
-        'distributed', 'indexers', 'run_folder', 'skipped', 'switches',
-        'throttle', 'workdir_lock',
+        'annotations', 'command_line', 'compilation_cache', 'coordinator',
+        'core', 'distributed', 'indexers', 'run_folder', 'skipped', 'switches',
+        'throttle', 'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},

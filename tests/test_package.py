@@ -111,6 +111,7 @@ def test_broken_pairs_cannot_be_installed(python):
 
 def test_pythons_are_found_beyond_path(tmp_path):
   """A version manager's shims, which fail, and where it keeps the real ones."""
+  pytest.importorskip('ensurepip')  # or this Python is none of them
   versions, shims = tmp_path / '.pyenv' / 'versions', tmp_path / 'shims'
   real = sys._base_executable
   for path, text in {

@@ -19,6 +19,7 @@ from absl import flags
 import jax
 import numpy as np
 
+from flax_enn import waiting
 from flax_enn.core import Batch
 from flax_enn.data.base import Dataset, DataSpec
 from flax_enn.data.batching import Batcher, Padded, Problems
@@ -267,7 +268,7 @@ def prefetch(
     What `put` returned, in order.
   """
   flight = collections.deque()
-  for batch in batches:
+  for batch in waiting.watched(batches):
     flight.append(put(batch))
     if len(flight) > depth:
       yield flight.popleft()

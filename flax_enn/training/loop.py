@@ -12,7 +12,15 @@ from etils import epath
 import jax
 import ml_collections
 
-from flax_enn import build, data, distributed, run_folder, sharding, switches
+from flax_enn import (
+    build,
+    data,
+    distributed,
+    run_folder,
+    sharding,
+    switches,
+    waiting,
+)
 from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.model import run_keys
@@ -66,6 +74,7 @@ def train_and_evaluate(
         contextlib.closing(Checkpointer(workdir, keep=config.checkpoint.keep))
     )
     state = _first_state(trainer, checkpointer, workdir)
+    waiting.meet('restored or made the first state')
     run_folder.write_config(config, workdir)
     run_folder.write_json(workdir / 'model.json', trainer.model.describe())
     switches.write(workdir)
