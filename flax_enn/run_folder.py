@@ -1,9 +1,11 @@
 """The files in the folder of a run: atomic writes, and reads that explain."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 import contextlib
+import errno
 import json
 import os
+import re
 from typing import Any
 
 from etils import epath
@@ -17,6 +19,43 @@ MUTABLE_ON_RESUME = (
     'dataset.workers', 'dataset.read_ahead', 'dataset.skip_bad',
     'dataset.data_dir', 'dataset.path',
 )  # fmt: skip
+
+
+# Of a disk that takes nothing more.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# How TensorStore and TensorFlow say it, and that they may not write.
+_SAYS = re.compile(
+    'RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code|No space left|quota'
+)
+
+
+@contextlib.contextmanager
+def disk_errors_named(workdir: epath.Path) -> Generator[None]:
+  """Names the workdir in what its disk and those who write to it raise.
+
+  Raises:
+    OSError: the workdir cannot be read or written.
+  """
+  try:
+    yield
+  except Exception as e:
+    # A writer in a thread of its own gives the cause of its end.
+    cause = None if isinstance(e, ValueError) else e.__cause__
+    if not any(_is_of_disk(error, str(workdir)) for error in (e, cause)):
+      raise
+    reason = f'{type(e).__name__}: {str(cause or e)[:300]}'
+    raise OSError(
+        f'--workdir={workdir} cannot be read or written ({reason}). Make room,'
+        ' or mend its permissions, and the same command goes on from what was'
+        ' saved; or choose another'
+    ) from e
+
+
+def _is_of_disk(error: BaseException | None, workdir: str) -> bool:
+  if isinstance(error, OSError):
+    inside = str(error.filename or '').startswith(workdir)
+    return inside or error.errno in FULL
+  return workdir in str(error) and bool(_SAYS.search(str(error)))
 
 
 def atomic_write(path: epath.Path, content: bytes, process: int = 0) -> None:

@@ -16,6 +16,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from flax_enn import run_folder
+
 NAME = 'lock.json'
 
 _MACHINE = ('boot_id', 'pid_namespace')  # between whose processes pids differ
@@ -51,6 +53,7 @@ class WorkdirLock:
     Raises:
       WorkdirInUseError: another run holds it, on every process.
       ValueError: the folder cannot be written.
+      OSError: nor can any other on a disk that is full.
     """
     self._path = epath.Path(workdir) / NAME
     self._wait = wait
@@ -63,7 +66,7 @@ class WorkdirLock:
     if jax.process_index() == 0:
       try:
         self._acquire()
-      except (WorkdirInUseError, ValueError) as e:
+      except (WorkdirInUseError, ValueError, OSError) as e:
         problem = e
     if problem:
       self._fail_everywhere(True)
@@ -118,10 +121,16 @@ class WorkdirLock:
       while not self._create():
         self._remove_dead(_read(self._path))
     except OSError as e:
-      raise ValueError(
+      if self._made:
+        with contextlib.suppress(OSError):
+          self._path.parent.rmdir()
+      what = (
           f'workdir is {self._path.parent}, which cannot be written'
-          f' ({type(e).__name__}: {e}); choose another --workdir'
-      ) from e
+          f' ({type(e).__name__}: {e});'
+      )
+      if e.errno in run_folder.FULL:
+        raise OSError(f'{what} make room, or choose another --workdir') from e
+      raise ValueError(f'{what} choose another --workdir') from e
 
   def _create(self) -> bool:
     """Makes the file with its content; False where there is one already."""
@@ -132,13 +141,13 @@ class WorkdirLock:
       time.sleep(1)  # Of two that come at once, the later write stays.
       return (_read(self._path) or {}).get('token') == self._content['token']
     part = self._path.with_name(f'{NAME}.{self._content["token"]}')
-    part.write_text(json.dumps(self._content))
     try:
+      part.write_text(json.dumps(self._content))
       os.link(part, self._path)  # fails where the name exists
     except FileExistsError:
       return False
     finally:
-      part.unlink()
+      part.unlink(missing_ok=True)
     return True
 
   def _remove_dead(self, owner: Mapping[str, Any] | None) -> None:
@@ -192,6 +201,7 @@ class WorkdirLock:
 
   def _beat(self) -> None:
     """Counts up in the file, until the end or until it is another's."""
+    part = self._path.with_name(f'{NAME}.{self._content["token"]}')
     while not self._done.wait(self._every):
       try:
         found = _read(self._path)
@@ -203,11 +213,12 @@ class WorkdirLock:
           )
           return
         self._content['beat'] += 1
-        part = self._path.with_name(f'{NAME}.{self._content["token"]}')
         part.write_text(json.dumps(self._content))
         part.replace(self._path)
       except OSError as e:  # may pass
         logging.warning('%s cannot be renewed: %s', self._path, e)
+        with contextlib.suppress(OSError):
+          part.unlink(missing_ok=True)
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:

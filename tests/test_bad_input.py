@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
 import shutil
+import subprocess
 from typing import ClassVar
 
 from etils import epath
@@ -562,6 +564,55 @@ def test_only_what_differs_is_listed(run):
 def test_how_data_are_read_may_change(run):
   fields = {'dataset.workers': 2, 'dataset.read_ahead': 1}
   run_folder.check_resumable(tiny.epinet(**fields), epath.Path(run))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a disk of its own, of 200 kB."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=200k', 'tmpfs', str(disk)]
+  if not shutil.which('mount') or subprocess.run(mount, check=False).returncode:
+    pytest.skip('nothing can be mounted here')
+  yield disk
+  subprocess.run(['umount', '--lazy', str(disk)], check=True)
+
+
+@pytest.mark.parametrize('free', [0, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_full_disk(free, small_disk):
+  """At the start, and in the middle; another try goes on once there is room."""
+  fill, workdir = small_disk / 'fill', small_disk / 'run'
+  with contextlib.suppress(OSError), fill.open('wb', buffering=0) as file:
+    for _ in range(200 - free):
+      file.write(bytes(1024))
+  config = tiny.epinet(num_steps=200, **{'checkpoint.keep': 100})
+  with pytest.raises(OSError, match=r'--workdir') as caught:
+    train_and_evaluate(config, workdir)
+  for part in (str(workdir), 'ake room'):
+    assert part in str(caught.value)
+  assert workdir.exists() == bool(free)
+  assert not list(small_disk.glob('run/lock.json*'))
+
+
+@pytest.mark.parametrize(
+    'error, named',
+    [
+        (OSError(errno.ENOSPC, 'No space left on device'), True),
+        (OSError(errno.EACCES, 'Permission denied', '/runs/a/x.json'), True),
+        (OSError(errno.EACCES, 'Permission denied', '/data/x.npz'), False),
+        (ValueError('RESOURCE_EXHAUSTED: Error writing "/runs/a/x"'), True),
+        (ValueError('RESOURCE_EXHAUSTED: Error writing "/data/x"'), False),
+        (ValueError('/runs/a belongs to another config'), False),
+        (RuntimeError('cannot read 3 bytes'), False),
+    ],
+    ids=str,
+)
+def test_errors_of_the_disk_name_the_workdir(error, named):
+  kind = OSError if named else type(error)
+  named_here = run_folder.disk_errors_named(epath.Path('/runs/a'))
+  with pytest.raises(kind) as caught, named_here:
+    raise error
+  assert ('--workdir=/runs/a' in str(caught.value)) == named
 
 
 INITS = {

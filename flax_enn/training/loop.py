@@ -58,12 +58,14 @@ def train_and_evaluate(
 
   Raises:
     ValueError: the config or the workdir is not as it must be.
+    OSError: the workdir cannot be read or written.
     FloatingPointError: the loss or the gradient stopped being finite.
     WorkdirInUseError: another run has the workdir.
   """
   workdir = epath.Path(workdir).expanduser()
   with contextlib.ExitStack() as stack:
     lock = stack.enter_context(WorkdirLock(workdir))
+    stack.enter_context(run_folder.disk_errors_named(workdir))
     trainer = Trainer.from_config(config)
     config = trainer.config
     _check_run(trainer, workdir, profile_at)
