@@ -81,6 +81,10 @@ _REGRESSION = {
     'objectives.data': _L2,
 }
 CONFIGS = {
+    'inputs without a number': (
+        {'dataset': {'name': f'{__name__}:Hollow'}},
+        ['config.dataset: Hollow(', '[(0,)]'],
+    ),
     'misspelt at the top': (
         {'batchsize': 8},
         ['config.batchsize', "did you mean 'batch_size'"],
@@ -395,6 +399,12 @@ CONFIGS = {
         ['config.dataset', "tfds_name is 'cifar01'", 'cifar10'],
     ),
 }
+
+
+class Hollow(TwoMoons):
+  """Its examples have no features."""
+
+  input_spec = jax.ShapeDtypeStruct((0,), jnp.float32)
 
 
 class Sowing(nn.Module):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from flax_enn.data.augmentation import random_crop, random_flip
-from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.data.npz import read_npz
 from flax_enn.data.preprocess import (
     Identity,
@@ -48,6 +48,9 @@ class Arrays(Dataset):
   standardize: bool = False
 
   learns: ClassVar[bool] = True
+
+  def __post_init__(self):
+    check_numbers(self, ('noise_std',), ())
 
   @property
   def likelihood(self) -> Likelihood:
@@ -125,6 +128,8 @@ class Arrays(Dataset):
             f'weight_{split} of shape {list(weight.shape)}; expected one weight'
             f' for each of {len(arrays[y])} examples'
         )
+      if weight is not None:
+        weight = self._floats(f'weight_{split}', weight)
       splits[split] = ArraySource(
           self._inputs(x, arrays[x]), self._targets(y, arrays[y]), weight
       )
@@ -182,8 +187,9 @@ class Arrays(Dataset):
   def _floats(self, name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in 'biuf':
       raise self._error(f'{name} of type {values.dtype}; expected numbers')
-    exact = 2**24  # float32 holds all integers up to here
-    largest = np.abs(values).max(initial=0) if values.dtype.kind in 'iu' else 0
+    exact, largest = 2**24, 0  # float32 holds all integers up to here
+    if values.dtype.kind in 'iu' and values.size:  # numpy's abs overflows
+      largest = max(int(values.max()), -int(values.min()))
     if largest > exact:
       raise self._error(
           f'the integer {largest} in {name}; float32 is exact up to {exact}'

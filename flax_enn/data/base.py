@@ -102,6 +102,17 @@ class Dataset(abc.ABC):
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def check_numbers(
+    dataset: Dataset, above_0: tuple[str, ...], from_0: tuple[str, ...]
+) -> None:
+  """Raises a ValueError where a field of these names is too small."""
+  for names, least in ((above_0, 'above'), (from_0, 'at least')):
+    for name in names:
+      value = getattr(dataset, name)
+      if value < 0 or (value == 0 and least == 'above'):
+        raise ValueError(f'{name} is {value}; it must be {least} 0')
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
   """Examples in arrays.

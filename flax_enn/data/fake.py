@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
 
@@ -36,6 +36,11 @@ class Fake(Dataset):
       raise ValueError(
           f"task is {self.task!r}; it is 'classification' or"
           " 'regression'"
+      )
+    check_numbers(self, ('noise_std',), ('n_train', 'n_test'))
+    if any(size < 1 for size in self.shape):
+      raise ValueError(
+          f'shape is {self.shape}; each of its numbers must be above 0'
       )
 
   @property

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.likelihoods import Gaussian
 
 
@@ -30,6 +30,9 @@ class Regression(Dataset):
   seed: int = 0
 
   gap: ClassVar[tuple[float, float]] = (-0.3, 0.3)
+
+  def __post_init__(self):
+    check_numbers(self, ('noise_std',), ('n_train', 'n_test'))
 
   @property
   def input_spec(self) -> jax.ShapeDtypeStruct:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from flax_enn.data.base import ArraySource, Dataset
+from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.likelihoods import Categorical
 
 
@@ -26,6 +26,9 @@ class TwoMoons(Dataset):
   n_test: int = 1000
   noise: float = 0.1
   seed: int = 0
+
+  def __post_init__(self):
+    check_numbers(self, (), ('n_train', 'n_test', 'noise'))
 
   @property
   def likelihood(self) -> Categorical:

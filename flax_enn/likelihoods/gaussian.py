@@ -12,6 +12,7 @@ from flax_enn.likelihoods.base import Likelihood, MeanStats
 
 # Of a learned log-variance: beyond these the density of float32 is not finite.
 _LOG_VARIANCE = (-20.0, 20.0)
+_LEAST = 1e-18  # whose square float32 holds, and one over it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Gaussian(Likelihood):
   def __post_init__(self):
     if self.dim < 1:
       raise ValueError(f'dim is {self.dim}; it must be at least 1')
-    if self.scale is not None and not 0 < self.scale < float('inf'):
+    if self.scale is not None and not _LEAST < self.scale < 1 / _LEAST:
       raise ValueError(
-          f'scale is {self.scale}; it is a standard deviation: a finite number'
-          ' above 0, or None to learn it'
+          f'scale is {self.scale}; it is a standard deviation, above {_LEAST}'
+          f' and below {1 / _LEAST:g}, or None to learn it'
       )
 
   @property

@@ -111,6 +111,12 @@ def _check_mesh(trainer: Trainer) -> None:
 def _check_network(trainer: Trainer) -> None:
   """Checks that the network takes the data and emits what is needed."""
   config, model = trainer.config, trainer.model
+  sizes = [leaf.shape for leaf in jax.tree.leaves(model.input_spec)]
+  if not sizes or any(min(shape, default=1) < 1 for shape in sizes):
+    raise ValueError(
+        f'config.dataset: {trainer.dataset} has inputs of the shapes'
+        f' {sizes}; each must hold a number at least'
+    )
   batch = trainer.abstract_batch()
 
   def apply(batch: Any) -> Any:

@@ -96,6 +96,12 @@ def test_holdout_splits_the_training_split():
         (lambda: Loader(holdout=1.0), r'holdout is 1\.0'),
         (lambda: Loader(holdout=-0.1), r'holdout is -0\.1'),
         (lambda: Fake(task='sorting'), r"task is 'sorting'"),
+        (lambda: Fake(noise_std=-1.0), r'noise_std is -1\.0; .* above 0'),
+        (lambda: Regression(noise_std=0.0), r'noise_std is 0\.0; .* above 0'),
+        (lambda: Arrays('x.npz', noise_std=0.0), r'noise_std is 0\.0; .* abo'),
+        (lambda: TwoMoons(noise=-0.1), r'noise is -0\.1; .* at least 0'),
+        (lambda: Regression(n_test=-1), r'n_test is -1; .* at least 0'),
+        (lambda: Fake(shape=(4, 0)), r'shape is \(4, 0\); .* above 0'),
         (lambda: Loader().source(Fake(), 'dev'), r"no split 'dev'"),
         (
             lambda: Loader().source(Fake(), 'validation'),
@@ -263,6 +269,12 @@ BAD = {
     'matrix of integers': (
         {'y_train': np.zeros((6, 1), int)},
         r'y_train of integers \[6, 1\]; labels are integers \[B\]',
+    ),
+    'weight': ({'weight_test': NAN[:3, 0]}, r'weight_test .*not finite.*\[1\]'),
+    'no features': ({'x_train': np.zeros((6, 0))}, r'x_train .*\[6, 0\]; it'),
+    'the least integer': (
+        {'x_train': np.full((6, 4), np.iinfo(np.int64).min)},
+        r'integer 9223372036854775808 in x_train; float32 is exact up to',
     ),
     'scalar': ({'x_train': np.array(1.0)}, r'x_train of shape \[\]'),
     'text': ({'x_train': np.array(['a'] * 6)}, r'x_train of type <U1'),
