@@ -124,12 +124,12 @@ def short(config_file, tmp_path_factory):
   return config, workdir
 
 
-class Stopped(Exception):
-  """What a run is stopped with."""
+class Stopped(MemoryError):
+  """What a run is stopped with, and nothing saved."""
 
 
 class Failing(processes.Gated):
-  """Two moons on a disk that fails after so many examples."""
+  """Two moons that fill the memory after so many examples."""
 
   left = 1000
 
