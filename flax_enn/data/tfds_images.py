@@ -7,7 +7,6 @@ import functools
 import re
 from typing import Any, ClassVar
 
-from google.protobuf import message
 import jax
 import numpy as np
 
@@ -126,7 +125,9 @@ class EncodedSource:
       if _CALL_FAILED.search(str(e)):
         raise OSError(errno.EIO, f'record {index} cannot be read: {e}') from e
       raise ValueError(f'its record is damaged: {e}') from e
-    except (TypeError, KeyError, message.Error) as e:
+    except (OSError, ImportError, MemoryError):
+      raise
+    except Exception as e:  # of the parser, or of what lacks a field
       raise ValueError(f'its record is damaged or of another set: {e}') from e
 
 
