@@ -16,6 +16,7 @@ import sys
 import pytest
 
 from flax_enn.evaluation import table
+from flax_enn.training import load_config, train_and_evaluate
 from tests import commands as commands_lib
 from tests import test_laws, tiny
 
@@ -45,7 +46,7 @@ def all_commands():
   yield from commands(''.join(blocks('(?:bash|console)')))
   # In docs, other programs have commands too.
   for words in commands(''.join(blocks('bash', DOCS))):
-    if 'train.py' in words:
+    if 'train.py' in words or any('flax_enn.' in word for word in words):
       yield words
   # Those in running text, and those in a config's docstring.
   for code in re.findall(r'`([^`]+)`', re.sub(r'(?ms)^```.*?^```', '', README)):
@@ -65,6 +66,8 @@ def question(words):
         Path(python).name == 'python'
     ):
       return [[script, *rest]]
+    case [python, '-m', module, *rest] if Path(python).name == 'python':
+      return [[f'{module.replace(".", "/")}.py', *rest]]
     case [python, 'launch/local.py', *rest] if Path(python).name == 'python':
       own, of_train = rest[: rest.index('--')], rest[rest.index('--') + 1 :]
       return [['launch/local.py', *own], ['train.py', *of_train]]
@@ -129,6 +132,10 @@ def test_every_config_has_its_command_and_numbers():
 def test_python_blocks_run(tmp_path, monkeypatch):
   # The digits are prepared there, whoever runs this.
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
+  config = load_config('configs/digits_epinet.py:joint')
+  config.update(num_steps=20)
+  config.eval.num_indices = 50
+  train_and_evaluate(config, tmp_path / 'runs' / 'digits_epinet')
   sources = blocks('python')
   assert len(sources) >= 3
   for i, source in enumerate(sources):
