@@ -24,6 +24,7 @@ from flax_enn.sampling import (
 # Elements of the outputs `[n, B, C]` of a chunk of indices, at most: it bounds
 # memory whatever N is, and is enough to keep a device busy.
 _CHUNK_SIZE = 2**20
+_LEAST_ROWS = 32  # a head has a kernel of each index, however few the inputs
 
 
 class Summary(struct.PyTreeNode):
@@ -208,7 +209,8 @@ class Functions:
   def chunk_size(self, indices: Index, x: Any) -> int:
     """How many of the indices are mapped over at once for B inputs."""
     rows = len(jax.tree.leaves(x)[0])
-    bound = _CHUNK_SIZE // (rows * self.model.likelihood.outputs)
+    size = max(rows, _LEAST_ROWS) * self.model.likelihood.outputs
+    bound = _CHUNK_SIZE // size
     return max(1, min(self.chunk or bound, len(indices)))
 
 

@@ -168,8 +168,8 @@ def _log_likelihoods(
     found = table[labels, jnp.arange(len(mask))]
     return jnp.where(mask, found, 0.0).sum(-1)
 
-  # Chunks as small as if each outcome were an input.
-  chunk = max(1, min(len(indices), 2**20 // labels.size))
+  # As many labels as outputs of a chunk may be looked up at once.
+  chunk = min(functions.chunk_size(indices, x), max(1, 2**20 // labels.size))
   return map_over_index(of_index, indices, chunk=chunk)
 
 
