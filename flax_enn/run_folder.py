@@ -92,8 +92,13 @@ def _sync(file: Any) -> None:
 
 def write_json(path: epath.Path, content: Any, process: int = 0) -> None:
   """Writes JSON that a person can read, from one process."""
+  atomic_write(path, to_json(content), process)
+
+
+def to_json(content: Any) -> bytes:
+  """A file of JSON that a person can read."""
   text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-  atomic_write(path, f'{text}\n'.encode(), process)
+  return f'{text}\n'.encode()
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ normalized.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import struct
 import jax
@@ -50,6 +50,9 @@ class Functions:
       outputs of a chunk instead.
   """
 
+  # Of a `summary`, what is the prediction; the rest is how uncertain it is.
+  PREDICTION: ClassVar[tuple[str, ...]] = ('probs', 'mean', 'std')
+
   model: Model
   chunk: int | None = None
 
@@ -77,7 +80,7 @@ class Functions:
       `[B, dim]` each.
     """
     likelihood = self.model.likelihood
-    rows = len(jax.tree.leaves(x)[0])
+    rows = jax.tree.leaves(x)[0].shape[0]
     classes = likelihood.num_classes
 
     def update(carry: Summary, found: Any) -> Summary:
@@ -206,12 +209,12 @@ class Functions:
     """`[B, C]` outputs of the network at one index, in float32."""
     return promote_to_float32(self.model.apply(variables, x, index).preds)
 
-  def chunk_size(self, indices: Index, x: Any) -> int:
+  def chunk_size(self, indices: Any, x: Any) -> int:
     """How many of the indices are mapped over at once for B inputs."""
-    rows = len(jax.tree.leaves(x)[0])
-    size = max(rows, _LEAST_ROWS) * self.model.likelihood.outputs
-    bound = _CHUNK_SIZE // size
-    return max(1, min(self.chunk or bound, len(indices)))
+    if (chunk := self.chunk) is None:
+      rows = max(jax.tree.leaves(x)[0].shape[0], _LEAST_ROWS)
+      chunk = _CHUNK_SIZE // (rows * self.model.likelihood.outputs)
+    return max(1, min(chunk, len(indices)))
 
 
 def log_mean(log_weights: jax.Array, values: jax.Array) -> jax.Array:

@@ -207,8 +207,8 @@ class Predictor:
       `max_probability`, `margin` and `variation_ratio`; see
       `Functions.summary`. Of regression the three as variances, `[B, dim]`.
     """
-    predictive = ('probs', 'mean', 'std')
-    return {k: v for k, v in self.summary(x).items() if k not in predictive}
+    known = Functions.PREDICTION
+    return {k: v for k, v in self.summary(x).items() if k not in known}
 
   def log_joint(self, x: Any, y: Any) -> float:
     """`log E_z prod_b p(y_b | x_b, z)`, in nats, of all labels at once.

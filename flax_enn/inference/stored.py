@@ -8,11 +8,13 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 
 from flax_enn import run_folder, sharding
 from flax_enn.checkpoints import layout
 from flax_enn.checkpoints.partial_read import read_variables
 from flax_enn.core import Index, Variables
+from flax_enn.inference import bundle
 from flax_enn.model import Model, num_eval_indices, run_keys
 
 _OUTSIDE = re.compile(r'(?!flax_enn[.:]).*:', re.DOTALL)
@@ -33,7 +35,7 @@ class Stored(NamedTuple):
   model: Model
   variables: Variables
   indices: Index
-  log_weights: jax.Array | None
+  log_weights: np.ndarray | None
   rules: sharding.Rules
   step: int
 
@@ -49,7 +51,10 @@ def load(
   """Reads a run or a bundle; see `Predictor.load`."""
   folder = epath.Path(folder).expanduser()
   if not folder.exists():
-    raise ValueError(f'{folder} does not exist; expected the folder of a run')
+    raise ValueError(
+        f'{folder} does not exist; expected the folder of a run or bundle'
+    )
+  card = bundle.read_card(folder) if bundle.is_bundle(folder) else None
   config = ml_collections.ConfigDict(
       run_folder.read_json(folder / 'config.json')
   )
@@ -65,12 +70,20 @@ def load(
         f'{folder} is not a run of this version of flax_enn: its config lacks'
         f' {e}'
     ) from e
-  number = choose_step(folder, step)
   with sharding.use_mesh(mesh, rules):
-    variables = read_variables(
-        layout.checkpoint_dir(folder) / str(number),
-        model.abstract_variables(mesh, rules),
-    )
+    abstract = model.abstract_variables(mesh, rules)
+    if card is None:
+      number = choose_step(folder, step)
+      path = layout.checkpoint_dir(folder) / str(number)
+      variables = read_variables(path, abstract)
+    else:
+      number = bundle.choose_step(folder, card, step)
+      variables = bundle.read_variables(folder, card, abstract)
+      if num_indices is None and seed is None:
+        weighted = bundle.read_indices(folder, card, mesh)
+        return Stored(model, variables, *weighted, rules, number)
+      n = card['num_indices']
+      seed = card['seed'] if seed is None else seed
     indices = draw(
         model,
         mesh,
