@@ -1,10 +1,15 @@
 """Bundles: a run without the run, found to be damaged where it is."""
 
+from concurrent import futures
 import contextlib
 import hashlib
+from http import client
 import json
+import queue
 import re
+import runpy
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -61,7 +66,10 @@ def untrained(config, folder):
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """A bundle whose run is gone: its folder, and what the run predicted."""
+  """A bundle whose run is gone: its folder, and what the run predicted.
+
+  (A copy of the run is kept elsewhere.)
+  """
   folder = tmp_path_factory.mktemp('made')
   run, out = folder / 'run', folder / 'bundle'
   untrained(tiny.epinet(**{'eval.temperature': 1.5}), run)
@@ -72,6 +80,7 @@ def made(tmp_path_factory):
       'more': np.asarray(load(run, num_indices=20).indices),
   }
   export_bundle(run, out, platforms=['cpu'])
+  shutil.copytree(run, folder / 'runs' / 'two_moons')
   shutil.rmtree(run)
   return out, expected
 
@@ -130,9 +139,9 @@ def test_from_a_bundle_to_another(made, tmp_path):
   np.testing.assert_array_equal(more[:5], p.indices)
 
 
-def recipe(folder):
-  """The Python of its README.md."""
-  text = (folder / 'README.md').read_text()
+def recipe(path):
+  """The Python in a page."""
+  text = path.read_text()
   (source,) = re.findall(r'^```python\n(.*?)^```$', text, re.M | re.S)
   return source
 
@@ -141,7 +150,7 @@ def test_the_recipe(made, monkeypatch, capsys):
   out, expected = made
   monkeypatch.chdir(out)
   names = {}
-  exec(recipe(out), names)  # as it is
+  exec(recipe(out / 'README.md'), names)  # as it is
   assert len(capsys.readouterr().out.splitlines()) == 8  # rows, joint
   of_files = names['weights'], names['indices']
   found = names['functions']['probs'](*of_files, X)
@@ -170,7 +179,7 @@ def test_in_a_bare_environment(tmp_path):
   np.savez(out / 'inputs.npz', x=x, y=y)
   program = tmp_path / 'bare.py'
   program.write_text(f'''{BARE}
-{recipe(out)}
+{recipe(out / 'README.md')}
 given = np.load('inputs.npz')
 for rows in (1, 7, 128):
   x, y = given['x'][:rows], given['y'][:rows]
@@ -195,6 +204,61 @@ for rows in (1, 7, 128):
       np.testing.assert_allclose(
           found[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
+
+
+def test_the_server(made):
+  """Requests that come together are one batch; a wrong one is told so."""
+  out, expected = made
+  serve = runpy.run_path(str(tiny.ROOT / 'docs' / 'examples' / 'serve.py'))
+  predict, spec = serve['load'](out)
+  requests, sizes = queue.SimpleQueue(), []
+
+  def counted(x):
+    sizes.append(len(x))
+    return predict(x)
+
+  waiting = [futures.Future() for _ in X]
+  for x, future in zip(X, waiting):
+    requests.put((x, future))
+  args = requests, counted, spec
+  threading.Thread(target=serve['answer'], args=args, daemon=True).start()
+  found = [future.result()['probs'] for future in waiting]
+  np.testing.assert_allclose(found, expected['probs'], rtol=1e-5)
+  assert sizes == [32]
+
+
+def test_the_server_answers(made):
+  out, expected = made
+  serve = runpy.run_path(str(tiny.ROOT / 'docs' / 'examples' / 'serve.py'))
+  with serve['create'](out, 0) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def ask(x):
+      connection = client.HTTPConnection(*server.server_address, timeout=60)
+      connection.request('POST', '/', json.dumps(x))
+      answer = connection.getresponse()
+      return answer.status, json.loads(answer.read())
+
+    with futures.ThreadPoolExecutor(len(X)) as pool:
+      found = list(pool.map(ask, X.tolist()))
+    assert ask([1.0]) == (400, {'error': 'x is (1,); expected (2,)'})
+    assert ask('x')[0] == 400
+    server.shutdown()
+  assert [code for code, _ in found] == [200] * len(X)
+  probs = [answer['probs'] for _, answer in found]
+  np.testing.assert_allclose(probs, expected['probs'], rtol=1e-5)
+  assert {'total', 'epistemic', 'variation_ratio'} <= found[0][1].keys()
+
+
+def test_a_checkpoint_without_the_library(made, monkeypatch):
+  """By the recipe of docs/serving.md; saved on eight devices, read on one."""
+  out, _ = made
+  monkeypatch.chdir(out.parent)
+  source = recipe(tiny.ROOT / 'docs' / 'serving.md')
+  names = {}
+  exec(source.replace('checkpoints/2000', 'checkpoints/2'), names)
+  found, expected = names['variables'], load(out).variables
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize(
