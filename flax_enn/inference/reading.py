@@ -8,6 +8,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from flax_enn import build
 from flax_enn.data.base import Source
 from flax_enn.data.npz import read_npy, read_npz
 from flax_enn.inference import images
@@ -79,11 +80,11 @@ def read_labelled(model: Model, path: str) -> Inputs:
     raise ValueError(f'{path} has {found}; expected columns input and label')
   names = [row['input'] or '' for row in rows]
   arrays: dict[str, Inputs] = {}
-  xs = [_named(model, name, table.parent, arrays) for name in names]
-  labels = [
-      _label(model, row['label'] or '', f'{path}, line {line}')
-      for line, row in enumerate(rows, start=2)
-  ]
+  xs, labels = [], []
+  for line, (name, row) in enumerate(zip(names, rows), start=2):
+    with build.located(f'{path}, line {line}'):
+      xs.append(_named(model, name, table.parent, arrays))
+      labels.append(_label(model, row['label'] or ''))
   y = targets(model, np.array(labels), f'{path}: label')
   return Inputs(names, jax.tree.map(lambda *a: np.stack(a), *xs), y)
 
@@ -108,9 +109,13 @@ def _read_one(model: Model, path: str) -> Inputs:
     xs = [images.preprocess(model, file) for file in files]
     return Inputs(files, np.stack(xs))
   if path.endswith('.npy'):
-    return _of_arrays(model, path, {'x': _located(path, read_npy)})
+    with build.located(path):
+      x = read_npy(path)
+    return _of_arrays(model, path, {'x': x})
   if path.endswith('.npz'):
-    return _of_arrays(model, path, _located(path, read_npz))
+    with build.located(path):
+      arrays = read_npz(path)
+    return _of_arrays(model, path, arrays)
   return Inputs([path], images.preprocess(model, path)[None])
 
 
@@ -132,10 +137,8 @@ def _of_arrays(
   for i, x in enumerate(arrays['x']):
     # float64 is what numpy makes unasked.
     x = x.astype(np.float32) if x.dtype == np.float64 else x
-    try:
+    with build.located(f'{path}[{i}]'):
       xs.append(images.preprocess(model, x))
-    except ValueError as e:
-      raise ValueError(f'{path}[{i}]: {e}') from e
   y = arrays.get('y')
   if y is not None:
     y = targets(model, y, f'{path}: y')
@@ -165,7 +168,7 @@ def _named(
   return jax.tree.map(lambda a: a[int(number)], x)
 
 
-def _label(model: Model, text: str, where: str) -> Any:
+def _label(model: Model, text: str) -> Any:
   """A class by name or number, or a target."""
   text = text.strip()
   if text in model.class_names:
@@ -179,11 +182,4 @@ def _label(model: Model, text: str, where: str) -> Any:
     expected = 'a class number' + (f' or name ({names} …)' if names else '')
     if model.likelihood.num_classes is None:
       expected = 'numbers with spaces between'
-    raise ValueError(f'{where}: label {text!r}; expected {expected}') from e
-
-
-def _located(path: str, reader: Any) -> Any:
-  try:
-    return reader(path)
-  except ValueError as e:
-    raise ValueError(f'{path}: {e}') from e
+    raise ValueError(f'label {text!r}; expected {expected}') from e

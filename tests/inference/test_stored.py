@@ -14,7 +14,7 @@ from flax_enn import sharding
 from flax_enn.checkpoints import DamagedCheckpointError, layout
 from flax_enn.inference import Predictor
 from flax_enn.training import train_and_evaluate
-from tests import tiny
+from tests import processes, tiny
 
 
 @pytest.fixture(scope='module')
@@ -201,3 +201,50 @@ def test_imports_where_they_are_allowed(copy, monkeypatch, tmp_path):
     Predictor.load(copy)
   assert 'my_epinet' not in sys.modules
   assert Predictor.load(copy, allow_imports=True).num_indices == 8
+
+
+_PROCESS = """
+import json, sys
+import numpy as np
+from flax_enn import distributed
+folder, address, number = sys.argv[1:]
+distributed.initialize(address, 2, int(number))
+from flax_enn.inference import Predictor
+x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+y = np.arange(11) % 2
+p = Predictor.load(folder, step='latest')
+assert p.programs.mesh.size == 4
+q = p.condition(x[:5], y[:5])
+print(json.dumps([
+    p.probs(x).tolist(), p.log_joint(x, y), q.probs(x).tolist(),
+    p.information_gain(x[:3], x[3:5]).tolist(),
+]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(run):
+  address = f'localhost:{processes.free_port()}'
+  started = [
+      subprocess.Popen(
+          [sys.executable, '-c', _PROCESS, run[0], address, str(i)],
+          env=tiny.environment(2), cwd=tiny.ROOT, text=True,
+          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      )
+      for i in range(2)
+  ]  # fmt: skip
+  said = [process.communicate(timeout=200) for process in started]
+  assert not any(process.returncode for process in started), said
+  found = [json.loads(out.splitlines()[-1]) for out, _ in said]
+  assert found[0] == found[1]
+  x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
+  y = np.arange(11) % 2
+  p = Predictor.load(run[0], step='latest')
+  expected = (
+      p.probs(x),
+      p.log_joint(x, y),
+      p.condition(x[:5], y[:5]).probs(x),
+      p.information_gain(x[:3], x[3:5]),
+  )
+  for values, one in zip(found[0], expected):
+    np.testing.assert_allclose(values, one, rtol=1e-4, atol=1e-6)
