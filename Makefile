@@ -39,7 +39,7 @@ test: lint  ## Lint, check the types, run the tests.
 	@$(PYTHON) $(PYTEST)
 
 test-all: test  ## The same, then the slow tests and all laws from cold.
-	@$(PYTHON) $(PYTEST) -m slow --ignore=tests/test_laws.py
+	@$(PYTHON) $(PYTEST) -m 'slow and not long' --ignore=tests/test_laws.py
 	@cold=$$(mktemp -d) && trap 'rm -rf "$$cold"' EXIT && \
 	  JAX_COMPILATION_CACHE_DIR="$$cold" \
 	  $(PYTHON) $(PYTEST) --dist=worksteal --slow tests/test_laws.py
@@ -49,7 +49,8 @@ test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
 	  FLAX_ENN_FLIPS=$${FLAX_ENN_FLIPS:-200} \
 	  FLAX_ENN_PAIRS=$${FLAX_ENN_PAIRS:-20} \
 	  $(PYTHON) $(PYTEST) -m slow tests/faults tests/test_resume.py \
-	  tests/test_signals.py tests/test_processes.py
+	  tests/test_signals.py tests/test_processes.py \
+	  tests/test_compilation_cache.py
 
 test-matrix: test-lowest test-newest  ## Run the tests on the oldest and the newest dependencies.
 

@@ -187,7 +187,9 @@ def get_config():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize(
+    'processes', [1, pytest.param(2, marks=pytest.mark.long)]
+)
 def test_runs_are_the_same_bit_for_bit(processes, tmp_path):
   config = tmp_path / 'config.py'
   config.write_text(CONFIG % processes)

@@ -73,7 +73,9 @@ def test_two_processes_are_one(config_file, reference, tmp_path):
 @pytest.mark.parametrize(
     'number, devices, mesh',
     [
-        (4, 2, ['--config.mesh.index=2']),
+        pytest.param(
+            *(4, 2, ['--config.mesh.index=2']), marks=pytest.mark.long
+        ),
         # The index axis, and that of wide kernels, across processes.
         (2, 2, ['--config.mesh.data=1', '--config.mesh.index=2',
                 '--config.mesh.fsdp=2', '--config.num_indices=4']),
@@ -116,7 +118,9 @@ def test_a_process_that_hangs_ends_the_run(config_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number, devices', [(1, 1), (4, 2)])
+@pytest.mark.parametrize(
+    'number, devices', [(1, 1), pytest.param(4, 2, marks=pytest.mark.long)]
+)
 def test_elastic(number, devices, config_file, reference, tmp_path):
   with processes.started(config_file, tmp_path, 2, 2) as run:
     run.wait_for_step(3)
@@ -170,7 +174,9 @@ def test_a_workdir_that_is_not_shared(config_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize(
+    'which', [0, pytest.param(1, marks=pytest.mark.long)]
+)
 def test_an_error_of_one_process_ends_both(which, config_file, tmp_path):
   workdirs = [tmp_path / 'a', tmp_path / 'b']
   workdirs[which].mkdir()

@@ -87,7 +87,7 @@ CASES = [
     # What SIGTERM has kept of an evaluation outlives a kill.
     (1, AT_THE_END, [KILL, KILL, TERM, KILL], 0),
     (2, ['training', 'evaluating'], [TERM] * 2, EVERY),
-    (2, HALF_WAY, [KILL] * 4, EVERY),
+    pytest.param(2, HALF_WAY, [KILL] * 4, EVERY, marks=pytest.mark.long),
 ]
 
 

@@ -22,8 +22,8 @@ from flax_enn.sampling import (
 )
 
 # Elements of the outputs `[n, B, C]` of a chunk of indices, at most: it bounds
-# memory whatever N is, and is enough to keep a device busy.
-_CHUNK_SIZE = 2**20
+# memory whatever N is, and is enough to keep a CPU, or an accelerator, busy.
+_CHUNK_SIZE, _ACCELERATOR_CHUNK_SIZE = 2**20, 2**24
 _LEAST_ROWS = 32  # a head has a kernel of each index, however few the inputs
 
 
@@ -213,7 +213,9 @@ class Functions:
     """How many of the indices are mapped over at once for B inputs."""
     if (chunk := self.chunk) is None:
       rows = max(jax.tree.leaves(x)[0].shape[0], _LEAST_ROWS)
-      chunk = _CHUNK_SIZE // (rows * self.model.likelihood.outputs)
+      on_cpu = jax.default_backend() == 'cpu'
+      size = _CHUNK_SIZE if on_cpu else _ACCELERATOR_CHUNK_SIZE
+      chunk = size // (rows * self.model.likelihood.outputs)
     return max(1, min(chunk, len(indices)))
 
 

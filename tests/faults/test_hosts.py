@@ -42,6 +42,7 @@ STALE_SLURM = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_process_may_come_late(for_ever, tmp_path, monkeypatch):
   """Later than --peer_timeout, which is another one; flags are what counts."""
   for name, value in STALE_SLURM.items():
@@ -165,6 +166,7 @@ if '--process_id=1' in sys.argv:
 '''
 
 
+@pytest.mark.long
 def test_a_slow_rank_after_restore(tmp_path):
   """Whoever waits for it says which one it is."""
   workdir = tmp_path / 'run'
@@ -180,6 +182,7 @@ def test_a_slow_rank_after_restore(tmp_path):
   assert processes.saved_steps(workdir) == [2, 4]
 
 
+@pytest.mark.long
 def test_a_lost_coordinator_ends_the_run(for_ever, tmp_path):
   """No connection is closed; that case is the loader's, above."""
   with processes.started(
