@@ -111,7 +111,8 @@ def predictions(folder: pathlib.Path) -> None:
     informed = predictor.condition(x[:count], y[:count])
     jax.block_until_ready(informed.indices)
     took = time.perf_counter() - start
-    timing.print_row(f'{count} labels, indices drawn anew, {name}', seconds=took)
+    what = f'{count} labels, indices drawn anew, {name}'
+    timing.print_row(what, seconds=took)
   for name in ('first', 'again'):
     start = time.perf_counter()
     predictor.information_gain(x[: n // 2], x[-10:])

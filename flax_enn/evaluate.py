@@ -5,8 +5,9 @@
     --selective --conformal=0.9 --ood='{"name": "arrays", "path": "ood.npz"}'
 
 Prints the metrics of the base and of the network, and writes results.json,
-report.png and the pictures of the studies into --out. What is asked for here
-can be had while training, too: each is an entry of config.evals.
+report.png and the pictures of the studies into --out, WORKDIR/evaluation-STEP
+by default. What is asked for here can be had while training, too: each is an
+entry of config.evals.
 """
 
 import ast
@@ -15,31 +16,18 @@ from typing import Any
 
 from absl import flags, logging
 from etils import epath
+import jax
 import ml_collections
 
+from flax_enn import checkpoint_flags as asked
 from flax_enn import command_line
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.')
-_OUT = flags.DEFINE_string(
-    'out', None, 'Folder to write to; WORKDIR/evaluation-STEP by default.'
-)
-_STEP = flags.DEFINE_string(
-    'step', 'best', "Checkpoint: a number, 'latest' or 'best'."
-)
+flags.adopt_module_key_flags(asked)
 _DATASET = flags.DEFINE_string(
     'dataset',
     None,
     "Data set in place of the run's own: the name of one, or its section as in"
     ' a config: \'{"name": "arrays", "path": "mine.npz"}\'.',
-)
-_SPLIT = flags.DEFINE_enum(
-    'split',
-    None,
-    ['train', 'validation', 'test'],
-    "Of the data set; by default that of the run's own evaluation.",
-)
-_NUM_INDICES = flags.DEFINE_integer(
-    'num_indices', None, "By default as in the run's config.", lower_bound=1
 )
 _OOD = flags.DEFINE_multi_string(
     'ood',
@@ -56,12 +44,6 @@ _CONFORMAL = flags.DEFINE_float(
     'Adds the coverage and size of conformal sets that are to hold this share'
     ' of the labels.',
 )
-_ALLOW_IMPORTS = flags.DEFINE_bool(
-    'allow_imports',
-    False,
-    "Lets the config of the run name classes outside of flax_enn ('package"
-    ".module:Class'), whose code is then run.",
-)
 
 
 def run(arguments: list[str]) -> None:
@@ -72,19 +54,24 @@ def run(arguments: list[str]) -> None:
 
   if arguments:
     raise ValueError(f'unknown arguments {arguments}; see --help')
-  folder = epath.Path(_WORKDIR.value or '').expanduser()
+  folder = epath.Path(asked.WORKDIR.value or '').expanduser()
   mesh = sharding.create_mesh({'data': -1})
   found = stored.load(
-      folder, _STEP.value, mesh, _NUM_INDICES.value, None, _ALLOW_IMPORTS.value
+      folder,
+      asked.STEP.value,
+      mesh,
+      asked.NUM_INDICES.value,
+      asked.SEED.value,
+      asked.ALLOW_IMPORTS.value,
   )
   config = ml_collections.ConfigDict(
       run_folder.read_json(folder / 'config.json')
   )
-  if _NUM_INDICES.value:
-    config.eval.num_indices = _NUM_INDICES.value
+  if asked.NUM_INDICES.value:
+    config.eval.num_indices = asked.NUM_INDICES.value
   own = asked_data()
   config.evals = dict(config.evals if not own else {}) | asked_studies(own)
-  out = epath.Path(_OUT.value or folder / f'evaluation-{found.step}')
+  out = epath.Path(asked.OUT.value or folder / f'evaluation-{found.step}')
   with sharding.use_mesh(mesh, found.rules):
     evaluations = evaluation.create_evaluations(
         config,
@@ -96,7 +83,9 @@ def run(arguments: list[str]) -> None:
     )
     evaluator = evaluation.Evaluator(
         evaluations,
-        key=run_keys(config.seed)['evaluation'],
+        key=run_keys(config.seed)['evaluation']
+        if asked.SEED.value is None
+        else jax.random.key(asked.SEED.value),
         workdir=out.expanduser(),
         identity={'config': json.loads(config.to_json()), 'own': own},
     )
@@ -113,7 +102,7 @@ def asked_data() -> dict[str, Any]:
   if _DATASET.value:
     data['dataset'] = section(_DATASET.value, 'dataset')
     data['split'] = 'test'
-  return data | ({'split': _SPLIT.value} if _SPLIT.value else {})
+  return data | ({'split': asked.SPLIT.value} if asked.SPLIT.value else {})
 
 
 def asked_studies(own: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,10 @@
     --sheet=sheet.png --format=csv --out=predictions.csv
 
 INPUTS are images, folders of images, .npy files with inputs [B, ...] and .npz
-files with inputs x and, where they are known, labels y. Each is preprocessed as
-in training. Printed of each: the three most probable classes, and its
-uncertainty in nats: total = aleatoric (noise) + epistemic (what more labels
-would resolve).
+files with inputs x and, where they are known, labels y; --split takes those of
+the run's own data set in their place. Each is preprocessed as in training.
+Printed of each: the three most probable classes, and its uncertainty in nats:
+total = aleatoric (noise) + epistemic (what more labels would resolve).
 """
 
 import sys
@@ -16,29 +16,10 @@ import sys
 from absl import flags, logging
 from etils import epath
 
+from flax_enn import checkpoint_flags as asked
 from flax_enn import command_line, run_folder
 
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of a run, or of a bundle that was exported.'
-)
-_STEP = flags.DEFINE_string(
-    'step', 'best', "Checkpoint of a run: a number, 'latest' or 'best'."
-)
-_NUM_INDICES = flags.DEFINE_integer(
-    'num_indices',
-    None,
-    "Epistemic indices; by default as many as the run's own evaluation has.",
-    lower_bound=1,
-)
-_SEED = flags.DEFINE_integer(
-    'seed', None, "Of the indices; by default those of the run's evaluation."
-)
-_SPLIT = flags.DEFINE_enum(
-    'split',
-    None,
-    ['train', 'validation', 'test'],
-    "Predicts on this split of the run's own data set, in place of INPUTS.",
-)
+flags.adopt_module_key_flags(asked)
 _GIVEN = flags.DEFINE_string(
     'given',
     None,
@@ -54,9 +35,6 @@ _JOINT = flags.DEFINE_bool(
 _FORMAT = flags.DEFINE_enum(
     'format', 'table', ['table', 'csv', 'json'], 'Of what is printed.'
 )
-_OUT = flags.DEFINE_string(
-    'out', None, 'File to write to, in place of standard output.'
-)
 _SHEET = flags.DEFINE_string(
     'sheet',
     None,
@@ -66,12 +44,6 @@ _SHEET = flags.DEFINE_string(
 _SHEET_SIZE = flags.DEFINE_integer(
     'sheet_size', 40, 'Images in the sheet, at most.', lower_bound=1
 )
-_ALLOW_IMPORTS = flags.DEFINE_bool(
-    'allow_imports',
-    False,
-    "Lets the config of the run name classes outside of flax_enn ('package"
-    ".module:Class'), whose code is then run.",
-)
 
 
 def run(paths: list[str]) -> None:
@@ -79,7 +51,7 @@ def run(paths: list[str]) -> None:
   from flax_enn.evaluation import contact_sheet
   from flax_enn.inference import Predictor, reading, tables
 
-  if bool(paths) == bool(_SPLIT.value):
+  if bool(paths) == bool(asked.SPLIT.value):
     raise ValueError('give either INPUTS or --split, and not both')
   if _JOINT.value and _FORMAT.value == 'csv':
     raise ValueError(
@@ -87,20 +59,20 @@ def run(paths: list[str]) -> None:
         ' place; use --format=table or json'
     )
   predictor = Predictor.load(
-      _WORKDIR.value or '',
-      step=_STEP.value,
-      num_indices=_NUM_INDICES.value,
-      seed=_SEED.value,
-      allow_imports=_ALLOW_IMPORTS.value,
+      asked.WORKDIR.value or '',
+      step=asked.STEP.value,
+      num_indices=asked.NUM_INDICES.value,
+      seed=asked.SEED.value,
+      allow_imports=asked.ALLOW_IMPORTS.value,
   )
   model = predictor.model
   if _SHEET.value:
     contact_sheet.check(model)
-  if _SPLIT.value:
+  if asked.SPLIT.value:
     from flax_enn.model import run_split
 
-    examples = run_split(_WORKDIR.value or '', _SPLIT.value)
-    inputs = reading.read_split(model, examples, _SPLIT.value)
+    examples = run_split(asked.WORKDIR.value or '', asked.SPLIT.value)
+    inputs = reading.read_split(model, examples, asked.SPLIT.value)
   else:
     inputs = reading.read(model, paths)
   if _GIVEN.value:
@@ -128,8 +100,9 @@ def run(paths: list[str]) -> None:
     picture = contact_sheet.draw(predictor, inputs, rows, _SHEET_SIZE.value)
     run_folder.atomic_write(epath.Path(_SHEET.value).expanduser(), picture)
     logging.info('See %s', _SHEET.value)
-  if _OUT.value:
-    run_folder.atomic_write(epath.Path(_OUT.value).expanduser(), text.encode())
+  if asked.OUT.value:
+    out = epath.Path(asked.OUT.value).expanduser()
+    run_folder.atomic_write(out, text.encode())
   else:
     sys.stdout.write(text)
 

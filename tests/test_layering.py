@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'command_line', 'compilation_cache', 'coordinator',
+        'annotations', 'checkpoint_flags', 'command_line',
+        'compilation_cache', 'coordinator',
         'core', 'distributed', 'indexers', 'run_folder', 'skipped', 'switches',
         'throttle', 'waiting', 'workdir_lock',
     },
