@@ -10,7 +10,7 @@ times of predictions at 1,000 indices are in passes of the base alone.
 import functools
 import json
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,9 @@ from flax_enn.training.trainer import Trainer
 _DEPTH = flags.DEFINE_string('depth', '50', 'Of the ResNet.')
 _SIDE = flags.DEFINE_integer('side', 224, 'Side of the images in pixels.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images.')
-_LABELS = flags.DEFINE_integer('labels', 100, 'That are conditioned on.')
+_LABELS = flags.DEFINE_integer(
+    'labels', 100, 'Conditioned on with new indices; 0 for CPUs.'
+)
 _LOAD = flags.DEFINE_string('load', None, 'Only measures loading this run.')
 
 CLASSES = 1000
@@ -55,6 +57,7 @@ def load(folder: str) -> dict[str, float]:
   """Seconds and bytes of loading a run in this process."""
   jax.block_until_ready(jax.numpy.zeros(1))
   before, start = _memory(), time.perf_counter()
+  busy = time.process_time()
   predictor = Predictor.load(folder)
   jax.block_until_ready(predictor.variables)
   took = time.perf_counter() - start
@@ -67,6 +70,7 @@ def load(folder: str) -> dict[str, float]:
   )
   return {
       'seconds': took,
+      'cpu_seconds': time.process_time() - busy,
       'arrays_mb': arrays / 1e6,
       'memory_over_arrays': (_memory() - before) / arrays,
       'read_over_arrays': read / arrays,
@@ -74,7 +78,10 @@ def load(folder: str) -> dict[str, float]:
 
 
 def _memory() -> int:
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  """The most bytes that this program has had in memory, on Linux."""
+  # Not `getrusage`, which begins with what the parent had.
+  status = pathlib.Path('/proc/self/status').read_text()
+  return 1024 * int(re.findall(r'VmHWM:\s+(\d+) kB', status)[0])
 
 
 def predictions(folder: pathlib.Path) -> None:
@@ -105,8 +112,7 @@ def predictions(folder: pathlib.Path) -> None:
       **{k: v / times['base'] for k, v in times.items() if k != 'base'},
   )
   count = min(_LABELS.value, n)
-  start = time.perf_counter()
-  for name in ('first', 'again'):
+  for name in ('first', 'again') if count else ():
     start = time.perf_counter()
     informed = predictor.condition(x[:count], y[:count])
     jax.block_until_ready(informed.indices)
