@@ -289,12 +289,12 @@ def make_global_batch(batch: Any, where: NamedSharding) -> Any:
   Returns:
     The pytree of global arrays `[B, ...]`; the transfer is asynchronous.
   """
+  if jax.process_count() == 1:
+    return jax.device_put(batch, where)  # all leaves at once
   _, count = batch_shard(where)
 
   def put(leaf):
-    leaf = np.asarray(leaf)
-    return jax.make_array_from_process_local_data(
-        where, leaf, (leaf.shape[0] * count, *leaf.shape[1:])
-    )
+    shape = (leaf.shape[0] * count, *leaf.shape[1:])
+    return jax.make_array_from_process_local_data(where, leaf, shape)
 
   return jax.tree.map(put, batch)
