@@ -2,6 +2,7 @@
 
 from flax_enn.data.base import ArraySource, Dataset, DataSpec, Element, Source
 from flax_enn.data.batching import abstract_batch
+from flax_enn.data.in_memory import Taken
 from flax_enn.data.loader import Loader, prefetch
 from flax_enn.data.preprocess import Identity, Pixels, Preprocess, Standardize
 
@@ -16,6 +17,7 @@ __all__ = [
     'Preprocess',
     'Source',
     'Standardize',
+    'Taken',
     'abstract_batch',
     'prefetch',
 ]

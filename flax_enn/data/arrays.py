@@ -84,6 +84,11 @@ class Arrays(Dataset):
     x = random_crop(self.preprocess(x), self.padding, rng)
     return random_flip(x, rng) if self.flip else x
 
+  @property
+  def augments(self) -> bool:
+    own = type(self).augment is Arrays.augment
+    return not own or self.padding > 0 or self.flip
+
   def __getstate__(self) -> dict[str, Any]:
     # With what was learned, or each worker would read the whole file again.
     return {**super().__getstate__(), 'preprocess': self.preprocess}

@@ -91,6 +91,11 @@ class Dataset(abc.ABC):
     return self.preprocess(x)
 
   @property
+  def augments(self) -> bool:
+    """Whether `augment` may be anything but `preprocess`."""
+    return type(self).augment is not Dataset.augment
+
+  @property
   def spec(self) -> DataSpec:
     """What a model needs to know of the data."""
     return DataSpec(

@@ -93,7 +93,7 @@ class Batcher:
     """A batch `[B, ...]`.
 
     Raises:
-      ValueError: examples that do not fit the spec, or each other.
+      ValueError: examples that do not fit each other, or the spec.
     """
     batch = Batch(
         x=self._stacked('x', elements),
@@ -102,10 +102,18 @@ class Batcher:
         id=np.array([e['id'] for e in elements], np.int32),
         mask=np.array([e.get('mask', 1.0) for e in elements], np.float32),
     )
+    return self.checked(batch)
+
+  def checked(self, batch: Batch) -> Batch:
+    """A batch of arrays, with y in the dtype of the likelihood.
+
+    Raises:
+      ValueError: examples that do not fit the spec.
+    """
     self._check_form('x', batch.x, self.spec.input_spec)
     for name in ('x', 'y', 'weight'):
       for leaf in jax.tree.leaves(getattr(batch, name)):
-        bad = ~np.isfinite(leaf).reshape(len(elements), -1).all(axis=1)
+        bad = ~np.isfinite(leaf).reshape(len(batch.id), -1).all(axis=1)
         self._check(batch, bad, f'values in {name} that are not finite')
     self._check(batch, batch.weight < 0, 'weights below 0')
     return batch.replace(y=self._targets(batch))

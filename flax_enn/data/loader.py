@@ -5,6 +5,9 @@ endless stream of shuffled epochs, and shard h of H holds the rows
 [h B / H, (h + 1) B / H) of it. Order and augmentation are a pure function of
 the seed and the global position, so that a step alone restores the stream.
 
+Grain reads the examples, one by one. Those that lie in arrays and are not
+augmented are taken a batch at a time, to the same stream.
+
 Worker processes start afresh from the main module: a script that uses them
 keeps what it runs under `if __name__ == '__main__':`.
 """
@@ -12,6 +15,7 @@ keeps what it runs under `if __name__ == '__main__':`.
 import collections
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 import dataclasses
+import itertools
 from typing import Any, TypeVar
 import weakref
 
@@ -23,6 +27,8 @@ from flax_enn import waiting
 from flax_enn.core import Batch
 from flax_enn.data.base import Dataset, DataSpec
 from flax_enn.data.batching import Batcher, Padded, Problems
+from flax_enn.data.in_memory import Taken, in_memory
+from flax_enn.data.order import Order
 from flax_enn.data.reader import Reader, WithIds, counted
 
 T = TypeVar('T')
@@ -43,7 +49,7 @@ class Loader:
     holdout: fraction of the training split that is served as `'validation'`
       instead.
     workers: processes that read; 0 reads in threads of this one.
-    read_ahead: batches to have ready.
+    read_ahead: batches to have ready, where Grain reads.
     skip_bad: examples that cannot be read and may be passed over, with mask 0:
       so many different ones of a split, at most, counted by each host.
     shard_index: which shard of every batch is read here.
@@ -148,9 +154,8 @@ class Loader:
         data that do not fit their spec, and more examples that cannot be read
         than may be passed over.
     """
-    import grain
-
-    reader = self.reader(dataset, 'train', dataset.augment)
+    fn = dataset.augment if dataset.augments else dataset.preprocess
+    reader = self.reader(dataset, 'train', fn)
     rows = self._rows(batch_size)
     if batch_size > len(reader):
       raise ValueError(
@@ -162,13 +167,20 @@ class Loader:
     order_seed, augment_seed = map(
         int, np.random.SeedSequence(seed).generate_state(2)
     )
-    stream = (
-        grain.MapDataset.range(len(reader))
-        .shuffle(order_seed)
-        .repeat()
-        .random_map(reader, seed=augment_seed)
-        .batch(rows, batch_fn=Batcher(repr(dataset), 'train', spec))
-    )
+    batcher = Batcher(repr(dataset), 'train', spec)
+    if not self.workers and (held := in_memory(reader, batcher, rows)):
+      order = Order(len(reader), order_seed)
+      first = start * batch_size + self.shard_index * rows
+      at = itertools.count(first, batch_size)
+      return Taken(held, (order(i, i + rows) for i in at))
+    import grain
+
+    order = grain.MapDataset.range(len(reader)).shuffle(order_seed).repeat()
+    if dataset.augments:
+      stream = order.random_map(reader, seed=augment_seed)
+    else:
+      stream = order.map(reader)
+    stream = stream.batch(rows, batch_fn=batcher)
     return counted(self._read(stream, start), self.skip_bad, skipped)
 
   def eval_batches(
@@ -195,13 +207,18 @@ class Loader:
     Raises:
       ValueError: as in `train_batches`.
     """
-    import grain
-
     reader = self.reader(dataset, split, spec.preprocess)
     rows = self._rows(batch_size)
     length = -(-len(reader) // batch_size) * batch_size
+    batcher = Batcher(repr(dataset), split, spec)
+    if not self.workers and (held := in_memory(reader, batcher, rows)):
+      ids = np.where(np.arange(length) < len(reader), np.arange(length), -1)
+      shares = ids.reshape(-1, self.shard_count, rows)
+      return Taken(held, shares[start:, self.shard_index])
+    import grain
+
     stream = grain.MapDataset.source(Padded(reader, length)).batch(
-        rows, batch_fn=Batcher(repr(dataset), split, spec)
+        rows, batch_fn=batcher
     )
     return counted(self._read(stream, start), self.skip_bad, skipped)
 

@@ -102,6 +102,27 @@ class Pixels:
     return np.asarray(image).reshape(self.shape)
 
 
+def of_many(fn: Preprocess, x: Any) -> Preprocess | None:
+  """`fn` for many examples at once, equal to the last bit.
+
+  Args:
+    fn: for one example.
+    x: `[B, ...]` all examples, an array or a pytree of them.
+
+  Returns:
+    For some of them; None where it is not known.
+  """
+  if type(fn) is Identity:
+    return fn
+  if not isinstance(x, np.ndarray) or x.ndim < 2:
+    return None
+  if type(fn) is Standardize:
+    return fn
+  if type(fn) is Pixels and (x.dtype, x.shape[1:]) == (np.uint8, fn.shape):
+    return lambda some: dataclasses.replace(fn, shape=some.shape)(some)
+  return None
+
+
 def decode(encoded: bytes, channels: int) -> np.ndarray:
   """`[H, W, channels]` uint8 of an encoded image.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Sequence
 import contextlib
-import functools
 import json
 from typing import Any
 
@@ -14,10 +13,8 @@ import ml_collections
 
 from flax_enn import (
     build,
-    data,
     distributed,
     run_folder,
-    sharding,
     switches,
     waiting,
 )
@@ -123,12 +120,10 @@ def _train(
   if unfinished and not checkpointer.scored(start):  # killed on the way
     evaluator(state.variables, start, final=False)
   train_step, throttle = trainer.jit_train_step(), Throttle()
-  where = trainer.batch_sharding
-  put = functools.partial(sharding.make_global_batch, where=where)
   skipped = Skipped(checkpointer.directory.parent / 'skipped' / 'train')
   if skipped:
     logging.warning('%d examples were passed over so far', len(skipped))
-  batches = data.prefetch(trainer.train_batches(start, skipped), put)
+  batches = trainer.placed_batches(start, skipped)
   for step in range(start + 1, config.num_steps + 1):
     with _save_on_data_error(state, step - 1, checkpointer):
       batch = next(batches)

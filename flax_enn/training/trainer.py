@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 import optax
 
 from flax_enn import annotations, build, data, sharding
@@ -122,7 +123,28 @@ class Trainer:
 
     `skipped` gets the examples that cannot be read, see `data.Loader`.
     """
-    batches = self.loader.train_batches(
+    return located_batches('config.dataset', self._read(start, skipped))
+
+  def placed_batches(
+      self, start: int = 0, skipped: MutableMapping[int, str] | None = None
+  ) -> Iterator[Batch]:
+    """The same as global batches on the devices, ahead of their use.
+
+    The devices of a single process hold a small data set themselves.
+    """
+    where, batches = self.batch_sharding, self._read(start, skipped)
+    alone = jax.process_count() == 1 and isinstance(batches, data.Taken)
+    if alone and (examples := batches.examples()):
+      held = jax.device_put(examples, sharding.replicated(self.mesh))
+      take = jax.jit(_rows_of, out_shardings=where)
+      return (take(held, ids.astype(np.int32)) for ids in batches.ids)
+    put = functools.partial(sharding.make_global_batch, where=where)
+    return data.prefetch(located_batches('config.dataset', batches), put)
+
+  def _read(
+      self, start: int, skipped: MutableMapping[int, str] | None
+  ) -> Iterator[Batch]:
+    return self.loader.train_batches(
         self.dataset,
         self.model.spec,
         batch_size=self.config.batch_size,
@@ -130,7 +152,6 @@ class Trainer:
         start=start,
         skipped=skipped,
     )
-    return located_batches('config.dataset', batches)
 
   @functools.cached_property
   def num_examples(self) -> int:
@@ -185,3 +206,7 @@ class Trainer:
     return create_evaluations(
         self.config, self.model, self.dataset, self.mesh, self.rules
     )
+
+
+def _rows_of(examples: Batch, rows: jax.Array) -> Batch:
+  return jax.tree.map(lambda leaf: leaf[rows], examples)

@@ -1,0 +1,94 @@
+"""Batches of data sets in memory: one example at a time, all at once, a step.
+
+  python -m benchmarks.loader
+
+Two moons and digits (made where they are not there) in batches of 64. `grain`
+reads as for a data set in files, `taken` from arrays; `order` is what shuffling
+adds to `taken`, in a thread of its own; `placed` has the batch on the device.
+`step` is the recipe's step on one batch, `loop` with a new one each.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+from absl import app
+
+from benchmarks import timing
+from configs import digits_epinet, two_moons_epinet
+from flax_enn.data import ArraySource
+from flax_enn.data.order import epoch_order
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow:
+  """A source that is not known to lie in arrays."""
+
+  examples: ArraySource
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, index: int) -> Any:
+    return self.examples[index]
+
+
+def batches(trainer: Any, slow: bool) -> Iterator[Any]:
+  """The training batches on the host."""
+  dataset = trainer.dataset
+  if slow:
+    examples = Slow(dataset.load('train'))
+    name = type(dataset).__name__
+    other = type(name, (type(dataset),), {'load': lambda *_: examples})
+    dataset = other(**dataset.__getstate__())
+  config = trainer.config
+  return dataclasses.replace(trainer.loader, read_ahead=0).train_batches(
+      dataset, trainer.model.spec, batch_size=config.batch_size, seed=0
+  )
+
+
+def row(name: str, config: Any) -> None:
+  """Measures one recipe."""
+  training = timing.Training(config)
+  trainer, fixed = training.trainer, training.batch
+  n, size = trainer.num_examples, config.batch_size
+  grain, taken = batches(trainer, True), batches(trainer, False)
+  epochs = iter(range(10**9))
+  with trainer.use_mesh():
+    placed = trainer.placed_batches()
+
+    def step() -> Any:
+      training.batch = fixed
+      return training()
+
+    def loop() -> Any:
+      training.batch = next(placed)
+      return training()
+
+    times = timing.side_by_side({
+        'grain': lambda: next(grain).x,
+        'taken': lambda: next(taken).x,
+        'order': lambda: epoch_order(n, next(epochs)),
+        'placed': lambda: next(placed).x,
+        'step': step,
+        'loop': loop,
+    })
+  times['order'] *= size / n
+  values = {f'{k}_ms': 1e3 * v for k, v in times.items()}
+  ratio = times['loop'] / times['step']
+  timing.print_row(name, **values, loop_of_step=ratio)
+
+
+def main(argv: list[str]) -> None:
+  """Prints a row for each recipe."""
+  if argv[1:]:
+    raise app.UsageError(f'expected flags only, found {argv[1:]}')
+  timing.print_machine()
+  for recipe in (two_moons_epinet, digits_epinet):
+    config = recipe.get_config()
+    config.batch_size = 64
+    row(recipe.__name__.removeprefix('configs.'), config)
+
+
+if __name__ == '__main__':
+  app.run(main)

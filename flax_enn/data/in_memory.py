@@ -1,0 +1,115 @@
+"""Batches of examples in arrays, without a loop over the examples."""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_enn.core import Batch
+from flax_enn.data.base import ArraySource
+from flax_enn.data.batching import Batcher
+from flax_enn.data.preprocess import Preprocess, of_many
+from flax_enn.data.reader import Reader
+
+# Of a batch as the network takes it: more is read faster by several threads.
+_MOST_BYTES = 2**23
+# Of a split, for each device to hold it.
+_MOST_RESIDENT = 2**25
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+  """The examples of a split that lie in arrays.
+
+  Attributes:
+    examples: the source.
+    rows: which of its examples are the split.
+    fn: from x as it is stored to x as the network takes it, of many examples.
+    batcher: checks a batch.
+  """
+
+  examples: ArraySource
+  rows: np.ndarray
+  fn: Preprocess
+  batcher: Batcher
+
+  def take(self, ids: np.ndarray) -> Batch:
+    """The batch of these examples; those with an id below 0 are padding.
+
+    Raises:
+      ValueError: examples that do not fit the spec.
+    """
+    examples, padding = self.examples, ids < 0
+    rows = self.rows[np.maximum(ids, 0)]
+    x = self.fn(jax.tree.map(lambda leaf: leaf[rows], examples.x))
+    y = examples.y[rows]
+    weight = np.ones(len(ids), np.float32)
+    if examples.weight is not None:
+      weight = examples.weight[rows].astype(np.float32) * ~padding
+    if padding.any():
+      for leaf in jax.tree.leaves((x, y)):
+        leaf[padding] = 0
+    mask = (~padding).astype(np.float32)
+    return self.batcher.checked(Batch(x, y, weight, ids.astype(np.int32), mask))
+
+
+class Taken(Iterator[Batch]):
+  """Batches of examples in memory.
+
+  Attributes:
+    ids: of the examples of the batches to come.
+  """
+
+  def __init__(self, held: InMemory, ids: Iterable[np.ndarray]):
+    """Takes these examples of those held, a batch at a time."""
+    self._held, self.ids = held, iter(ids)
+
+  def __next__(self) -> Batch:
+    return self._held.take(next(self.ids))
+
+  def examples(self) -> Batch | None:
+    """All of them, whose rows are their ids, where devices may hold them.
+
+    None where they are too many, or some do not fit the spec: their batch says
+    which.
+    """
+    n = len(self._held.rows)
+    if n * _size(self._held.batcher.spec.input_spec) > _MOST_RESIDENT:
+      return None
+    try:
+      return self._held.take(np.arange(n))
+    except ValueError:
+      return None
+
+
+def in_memory(reader: Reader, batcher: Batcher, rows: int) -> InMemory | None:
+  """The examples of a split, where batches of them can be taken so.
+
+  Args:
+    reader: of them, one by one.
+    batcher: of the split.
+    rows: examples in a batch.
+  """
+  examples = reader.source.examples
+  if not isinstance(examples, ArraySource) or examples.unreadable:
+    return None
+  arrays = jax.tree.leaves((examples.x, examples.y, examples.weight))
+  n, many = len(examples), of_many(reader.fn, examples.x)
+  plain = type(examples) is ArraySource  # a subclass may read in its own way
+  plain &= all(isinstance(a, np.ndarray) for a in arrays)
+  size = rows * _size(batcher.spec.input_spec)
+  whole = plain and all(a.shape[:1] == (n,) for a in arrays)
+  if many is None or not whole or size > _MOST_BYTES:
+    return None
+  return InMemory(examples, reader.source.rows, many, batcher)
+
+
+def _size(spec: Any) -> int:
+  """Bytes of one example."""
+  return sum(
+      math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+      for leaf in jax.tree.leaves(spec)
+  )
