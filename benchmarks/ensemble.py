@@ -4,7 +4,8 @@
 
 Four forms of the same gradient step: members vmapped, one after the other in a
 loop (`lax.map`), unrolled in one program, and as many programs of one member.
-`product` is the step of the library, with all that belongs to it; it is
+`product` is the step of the library, with all that belongs to it, in the form
+that it chooses for the platform (unrolled convolutions on CPUs); it is
 compared with as many of its steps for a single network.
 """
 

@@ -11,6 +11,10 @@ from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.layers import check_index, contract, run_base
 
+# Members that are written out one by one at most: each adds to the time that
+# compiling takes.
+MAX_UNROLLED = 16
+
 
 class Ensemble(nn.Module):
   """K members that run once each, whatever the number of indices.
@@ -46,6 +50,10 @@ def run_members(
 ) -> jax.Array:
   """Runs K copies of a backbone on `x`; `[B, C, K]`, float32.
 
+  They are vmapped, or unrolled where `_unrolls` says so: the same variables and
+  random streams, the same results to rounding. Initial values are drawn by the
+  vmapped form, so that they depend on neither.
+
   Args:
     member: the backbone, a submodule of the module that calls this; below it
       every variable has a leading axis K.
@@ -53,16 +61,56 @@ def run_members(
     size: K.
     train: as in every network.
   """
-  run = nn.vmap(
-      lambda net, x: promote_to_float32(run_base(net, x, train=train)[0]),
-      in_axes=None,
-      out_axes=-1,
-      axis_size=size,
-      variable_axes={'params': 0, 'batch_stats': 0, 'frozen': 0},
-      split_rngs={'params': True, 'frozen': True, 'dropout': True},
-      metadata_params={nn.PARTITION_NAME: sharding.MEMBER},
+
+  def run(net: nn.Module, x: Any) -> jax.Array:
+    return promote_to_float32(run_base(net, x, train=train)[0])
+
+  axes: dict[str, Any] = {
+      'in_axes': nn.broadcast,
+      'out_axes': -1,
+      'variable_axes': {'params': 0, 'batch_stats': 0, 'frozen': 0},
+      'split_rngs': {'params': True, 'frozen': True, 'dropout': True},
+      'metadata_params': {nn.PARTITION_NAME: sharding.MEMBER},
+  }
+  if _unrolls(member, size):
+    # Unrolled to its full length, a scan is no loop in the program, and still
+    # traces its body once.
+    unrolled = nn.scan(
+        lambda net, carry, x: (carry, run(net, x)),
+        length=size,
+        unroll=size,
+        check_constancy_invariants=False,
+        **axes,
+    )
+    return unrolled(member, None, x)[1]
+  axes['in_axes'] = None
+  return nn.vmap(run, axis_size=size, **axes)(member, x)
+
+
+def _unrolls(member: nn.Module, size: int) -> bool:
+  """Whether members are computed one by one in the program, or vmapped.
+
+  XLA for CPUs takes some twenty times as long for the grouped convolutions that
+  vmapped ones become; dense members are no faster one by one, and compile
+  faster vmapped. On GPUs vmapped members are right (docs/performance.md). So
+  are those on a mesh whose index axis splits them: each unrolled one would run
+  on every device of that axis.
+
+  Args:
+    member: the backbone; a variable of it with three axes or more, K apart,
+      counts as the kernel of a convolution.
+    size: K.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  device = mesh.abstract_device  # None where there is no mesh
+  kind = device.device_kind if device else jax.default_backend()
+  return (
+      not member.is_initializing()
+      and size <= MAX_UNROLLED
+      and kind == 'cpu'
+      and mesh.shape.get(sharding.INDEX_AXIS, 1) == 1
+      and any(leaf.ndim > 3 for leaf in jax.tree.leaves(member.variables))
   )
-  return run(member, x)
 
 
 def example() -> Example:
