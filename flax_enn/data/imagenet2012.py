@@ -1,6 +1,7 @@
 """ImageNet with enn's preprocessing. See docs/imagenet.md."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -105,7 +106,10 @@ class Imagenet2012(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop:
-  """The middle of a JPEG, with channels of about mean 0 and deviation 1.
+  """The middle of an image, with channels of about mean 0 and deviation 1.
+
+  Of the bytes of a JPEG, or of an image that was decoded already, for which it
+  takes no TensorFlow.
 
   Attributes:
     image_size: side of the result.
@@ -116,12 +120,26 @@ class CentralCrop:
   image_size: int = 224
   padding: int = 32
 
-  def __call__(self, x: bytes) -> np.ndarray:
-    """`[image_size, image_size, 3]` float32 of the bytes of a JPEG."""
-    window = jpeg.central_window(
-        *jpeg.shape(x), self.image_size, self.padding
-    )
-    return normalised(jpeg.decode(x, window, self.image_size))
+  def __call__(self, x: Any) -> np.ndarray:
+    """`[image_size, image_size, 3]` float32.
+
+    Args:
+      x: bytes of a JPEG, or `[H, W, 3]` uint8.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    size = self.image_size
+    if isinstance(x, bytes):
+      window = jpeg.central_window(*jpeg.shape(x), size, self.padding)
+      return normalised(jpeg.decode(x, window, size))
+    x = np.asarray(x)
+    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[-1] != 3 or 0 in x.shape:
+      raise ValueError(
+          f'an image is {x.dtype}{list(x.shape)}; expected bytes uint8[H, W, 3]'
+      )
+    window = jpeg.central_window(*x.shape[:2], size, self.padding)
+    return normalised(jpeg.resized(x, window, size))
 
 
 def normalised(x: np.ndarray) -> np.ndarray:

@@ -115,6 +115,36 @@ def decode(encoded: bytes, window: Window, size: int) -> np.ndarray:
   return resized.numpy()[0]
 
 
+def resized(pixels: np.ndarray, window: Window, size: int) -> np.ndarray:
+  """`[size, size, 3]` float32 of a part of decoded pixels, as `decode` has it.
+
+  Without TensorFlow, whose filter it is: the cubic of Keys (1981) with a = -1/2
+  over four pixels a side, those beyond an edge left out. (TensorFlow takes its
+  weights from a table of 1,024 steps: about 0.05 of 255 apart.)
+
+  Args:
+    pixels: `[H, W, 3]` bytes of a whole image.
+    window: the part.
+    size: side of the result.
+  """
+  top, left, height, width = window
+  part = pixels[top : top + height, left : left + width].astype(np.float32)
+  rows, columns = (_cubic(n, size) for n in (height, width))
+  half = np.tensordot(rows, part, 1)
+  return np.tensordot(half, columns, (1, 1)).swapaxes(1, 2)
+
+
+@functools.lru_cache
+def _cubic(n: int, size: int) -> np.ndarray:
+  """`[size, n]` weights that bring n pixels to another number of them."""
+  place = (np.arange(size) + 0.5) * n / size - 0.5
+  distance = np.abs(place[:, None] - np.arange(n))
+  near = ((1.5 * distance - 2.5) * distance) * distance + 1
+  far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+  weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+  return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
 @functools.cache
 def tensorflow() -> Any:
   """TensorFlow, kept small: it is imported when the first JPEG is read.

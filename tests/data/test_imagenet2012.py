@@ -142,6 +142,19 @@ def test_real_photos_at_another_size(size):
     assert difference[5:-5, 5:-5].max() < TABLE
 
 
+@pytest.mark.parametrize('name', FILES)
+def test_a_decoded_image_needs_no_tensorflow(name):
+  pixels = pixels_of(a_jpeg(name))
+  found = seen_by_evaluation(pixels)
+  expected = bicubic(central(pixels), 224)
+  np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_an_image_of_another_form_is_named():
+  with pytest.raises(ValueError, match=r'float64\[4, 4, 3\]; expected bytes'):
+    Imagenet2012().preprocess(np.zeros((4, 4, 3)))
+
+
 def test_the_middle_is_exact_at_every_size():
   # 3 / 40 * 200 is 14.999… in floats.
   for side in range(3, 400, 3):
