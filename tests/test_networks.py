@@ -277,6 +277,7 @@ def vmapped(monkeypatch):
 
 def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   """Outputs, dropout, statistics and gradients, also rematerialised."""
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
   network, variables = dropping()
   step = functools.partial(a_step, network)
   unrolled = jax.jit(functools.partial(step, remat=True))(variables)
@@ -287,6 +288,7 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
 
 
 def test_unrolled_members_are_the_vmapped_ones_in_chunks(monkeypatch):
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
   network, variables = dropping()
 
   def means(variables):
@@ -323,6 +325,7 @@ def traced(member, size, mesh=None):
 
 def test_members_are_unrolled_where_that_is_faster(monkeypatch):
   """Convolutional ones on CPUs, up to so many, unless devices share them."""
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
   most = ensembles.MAX_UNROLLED
   unrolled, grouped = (True, {1}), (False, {1, 2})
   assert traced(MEMBER, 2) == unrolled
@@ -331,6 +334,9 @@ def test_members_are_unrolled_where_that_is_faster(monkeypatch):
   assert traced(MEMBER, most)[0]
   assert not traced(MEMBER, most + 1)[0]
   assert traced(BASE, 2) == (False, set())
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 10**4)
+  assert traced(MEMBER, 2) == grouped
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert traced(MEMBER, 2) == grouped
 

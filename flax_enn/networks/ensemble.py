@@ -14,6 +14,9 @@ from flax_enn.networks.layers import check_index, contract, run_base
 # Members that are written out one by one at most: each adds to the time that
 # compiling takes.
 MAX_UNROLLED = 16
+# Numbers in the largest kernel of a member, at least: what smaller ones save is
+# less than compiling them takes.
+MIN_UNROLLED = 512
 
 
 class Ensemble(nn.Module):
@@ -98,7 +101,7 @@ def _unrolls(member: nn.Module, size: int) -> bool:
 
   Args:
     member: the backbone; a variable of it with three axes or more, K apart,
-      counts as the kernel of a convolution.
+      counts as the kernel of a convolution, if it is not a tiny one.
     size: K.
   """
   mesh = jax.sharding.get_abstract_mesh()
@@ -109,7 +112,10 @@ def _unrolls(member: nn.Module, size: int) -> bool:
       and size <= MAX_UNROLLED
       and kind == 'cpu'
       and mesh.shape.get(sharding.INDEX_AXIS, 1) == 1
-      and any(leaf.ndim > 3 for leaf in jax.tree.leaves(member.variables))
+      and any(
+          leaf.ndim > 3 and leaf.size >= size * MIN_UNROLLED
+          for leaf in jax.tree.leaves(member.variables)
+      )
   )
 
 
