@@ -138,7 +138,8 @@ class CentralCrop:
       raise ValueError(
           f'an image is {x.dtype}{list(x.shape)}; expected bytes uint8[H, W, 3]'
       )
-    window = jpeg.central_window(*x.shape[:2], size, self.padding)
+    height, width, _ = x.shape
+    window = jpeg.central_window(height, width, size, self.padding)
     return normalised(jpeg.resized(x, window, size))
 
 
