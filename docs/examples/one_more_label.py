@@ -8,6 +8,9 @@ Each of some images of the test split gives its label as evidence
 the log-loss of a hundred copies of the image, moved by a pixel and with noise,
 and of a hundred other images. Joint predictions know that copies share a label;
 marginal ones cannot.
+
+Expected of the epinet of Fashion-MNIST, 100 images: lower by 0.038 +- 0.009
+nats for copies, by -0.0002 +- 0.0002 for others.
 """
 
 from absl import app, flags, logging
