@@ -139,21 +139,10 @@ class Model:
       self, mesh: sharding.Mesh, rules: sharding.Rules
   ) -> dict[str, Any]:
     """The shapes, dtypes and shardings of the network's variables."""
-    keys = run_keys(0)
-
-    def init() -> Any:
-      index = self.network.indexer.sample(keys['index'], 1)[0]
-      rngs = {'params': keys['params'], 'frozen': keys['frozen']}
-      return self.network.init(rngs, self.dummy_input(), index)
-
-    boxed = jax.eval_shape(init)
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        nn.unbox(boxed),
-        sharding.state_shardings(boxed, mesh, rules),
+    boxed = jax.eval_shape(
+        lambda: init_variables(self.network, run_keys(0), self.dummy_input())
     )
+    return placed(boxed, mesh, rules)
 
   def apply(
       self, variables: Variables, x: Any, index: Any, **options: Any
@@ -191,6 +180,32 @@ def run_keys(seed: int | jax.Array) -> dict[str, jax.Array]:
   """The keys of a run, one for each use, from its only seed."""
   uses = ('params', 'frozen', 'index', 'steps', 'evaluation')
   return dict(zip(uses, jax.random.split(jax.random.key(seed), len(uses))))
+
+
+def init_variables(
+    network: EpistemicNetwork, keys: Mapping[str, jax.Array], x: Any
+) -> Variables:
+  """Draws the variables of a network, with partition boxes.
+
+  Args:
+    network: whose they are.
+    keys: of a run, from `run_keys`.
+    x: inputs of any batch size, for their shape.
+  """
+  index = network.indexer.sample(keys['index'], 1)[0]
+  rngs = {'params': keys['params'], 'frozen': keys['frozen']}
+  return network.init(rngs, x, index)
+
+
+def placed(boxed: Any, mesh: sharding.Mesh, rules: sharding.Rules) -> Any:
+  """Abstract values without their boxes, each with its sharding."""
+  return jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=where
+      ),
+      nn.unbox(boxed),
+      sharding.state_shardings(boxed, mesh, rules),
+  )
 
 
 def num_eval_indices(

@@ -182,10 +182,7 @@ class Functions:
       mask: jax.Array,
   ) -> jax.Array:
     """As `log_likelihood`, from `features(x)`: the head alone runs."""
-    x = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((len(mask), *s.shape), s.dtype),
-        self.model.input_spec,
-    )
+    x = batch_spec(self.model.input_spec, len(mask))
     _, head = self.split(variables, x)
     return map_over_index(
         lambda index: self.log_prob(head(features, index), y, mask),
@@ -217,6 +214,13 @@ class Functions:
       size = _CHUNK_SIZE if on_cpu else _ACCELERATOR_CHUNK_SIZE
       chunk = size // (rows * self.model.likelihood.outputs)
     return max(1, min(chunk, len(indices)))
+
+
+def batch_spec(spec: Any, rows: Any) -> Any:
+  """Specs of `[B, ...]`, B possibly a symbol, from those of one example."""
+  return jax.tree.map(
+      lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype), spec
+  )
 
 
 def log_mean(log_weights: jax.Array, values: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import numpy as np
 from flax_enn.checkpoints import layout
 from flax_enn.core import Index, Variables
 from flax_enn.inference import bundle
-from flax_enn.inference.functions import Functions, log_mean
+from flax_enn.inference.functions import Functions, batch_spec, log_mean
 from flax_enn.inference.programs import MAX_ROWS
 from flax_enn.model import Model
 
@@ -52,13 +52,13 @@ def export_functions(
   check_platforms(platforms)
   likelihood = model.likelihood
   (size,) = export.symbolic_shape('B')
-  x, y = _rows(model.input_spec, size), _rows(likelihood.target, size)
+  x, y = batch_spec(model.input_spec, size), batch_spec(likelihood.target, size)
   arrays = jax.tree.map(
       lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
       (layout.flatten_with_names(variables), dict(indices)),
   )
   chunk = Functions(model).chunk_size(
-      indices['indices'], _rows(model.input_spec, MAX_ROWS)
+      indices['indices'], batch_spec(model.input_spec, MAX_ROWS)
   )
   named = {
       'logits': (_logits, x),
@@ -101,13 +101,6 @@ def check_platforms(platforms: Sequence[str]) -> None:
         f'--platforms is {",".join(platforms)!r}; expected some of'
         f' {",".join(_KNOWN)}'
     )
-
-
-def _rows(spec: Any, size: Any) -> Any:
-  """Specs of `[B, ...]` from those of one."""
-  return jax.tree.map(
-      lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype), spec
-  )
 
 
 def _logits(

@@ -12,7 +12,7 @@ import optax
 
 from flax_enn import sharding
 from flax_enn.core import EpistemicNetwork
-from flax_enn.model import run_keys
+from flax_enn.model import init_variables, placed, run_keys
 
 
 class TrainState(struct.PyTreeNode):
@@ -52,9 +52,7 @@ def init_state(
   `x` are inputs of any batch size, for their shape.
   """
   keys = run_keys(seed)
-  index = network.indexer.sample(keys['index'], 1)[0]
-  rngs = {'params': keys['params'], 'frozen': keys['frozen']}
-  variables = dict(network.init(rngs, x, index))
+  variables = dict(init_variables(network, keys, x))
   params = variables.pop('params')
   return TrainState(
       step=jnp.int32(0),
@@ -75,13 +73,7 @@ def abstract_state(
 ) -> TrainState:
   """The shapes, dtypes and shardings of a state, without computing anything."""
   boxed = jax.eval_shape(lambda: init_state(network, tx, 0, x))
-  return jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=where
-      ),
-      nn.unbox(boxed),
-      sharding.state_shardings(boxed, mesh, rules),
-  )
+  return placed(boxed, mesh, rules)
 
 
 def create_train_state(
