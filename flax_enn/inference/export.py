@@ -21,7 +21,7 @@ def export_bundle(
     allow_imports: bool = False,
     platforms: Sequence[str] = stablehlo.PLATFORMS,
 ) -> dict[str, Any]:
-  """Writes a bundle (see `bundle`), whole or not at all.
+  """Writes a bundle (see `bundle`) atomically.
 
   That of a bundle has its StableHLO made anew.
 
