@@ -151,7 +151,7 @@ class Trained:
     }
     self.step = jax.jit(stepper(name, tx, objectives, N))
 
-  def after(self, steps=1):
+  def after(self, steps):
     """State and logs after some steps, as numpy arrays."""
     state, logs = self.state, {}
     with sharding.use_mesh(self.mesh):
@@ -159,6 +159,15 @@ class Trained:
         state, logs = self.step(state, self.batch)
     state = state.replace(key=jax.random.key_data(state.key))
     return jax.tree.map(np.asarray, (state, logs))
+
+
+@functools.cache
+def trained_widely(name, sizes):
+  """State and logs after twenty steps in float64, and before them."""
+  Trained(name)  # draws its start in float32
+  with jax.enable_x64(True):
+    run = Trained(name, sizes, wide=True)
+    return run.after(20), run.after(0)
 
 
 def widened(leaf, where=None):
@@ -339,17 +348,16 @@ def test_law_no_idle_replicas(name):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_frozen(name):
   """Training leaves `frozen` as it was, bit for bit, and gives it no slot."""
-  run = Trained(name)
-  state, _ = run.after(3)
+  (state, _), (start, _) = trained_widely(name, ONE)
   jax.tree.map(
       np.testing.assert_array_equal,
       state.collections.get('frozen', {}),
-      run.state.collections.get('frozen', {}),
+      start.collections.get('frozen', {}),
   )
   slots = jax.tree_util.tree_leaves_with_path(state.opt_state)
   assert not [p for p, _ in slots if 'frozen' in jax.tree_util.keystr(p)]
   moved = jax.tree.map(
-      lambda a, b: np.any(a != b), state.params, run.state.params
+      lambda a, b: np.any(a != b), state.params, start.params
   )
   assert all(jax.tree.leaves(moved)), 'a trained parameter did not move'
 
@@ -373,6 +381,7 @@ def test_law_joint(name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NETWORKS)
 def test_law_devices(name):
   """One step is the same on a mesh, to rounding in float32."""
@@ -390,13 +399,11 @@ def test_law_devices_over_many_steps(name, sizes):
 
   In float64, where rounding cannot hide a difference.
   """
-  Trained(name)  # draws its start in float32
-  with jax.enable_x64(True):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
-        Trained(name, sizes, wide=True).after(20),
-        Trained(name, wide=True).after(20),
-    )
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
+      trained_widely(name, sizes)[0],
+      trained_widely(name, ONE)[0],
+  )
 
 
 @on_meshes(quick=0)
