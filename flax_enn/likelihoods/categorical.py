@@ -55,15 +55,38 @@ class Categorical(Likelihood):
     return dataclasses.replace(self, temperature=temperature)
 
   def log_prob(self, outputs: jax.Array, y: jax.Array) -> jax.Array:
-    logits = promote_to_float32(outputs) / self.temperature
-    log_probs = jax.nn.log_softmax(logits)
-    labels = jnp.broadcast_to(y, log_probs.shape[:-1])[..., None]
-    found = jnp.take_along_axis(log_probs, labels, -1, mode='clip')[..., 0]
+    shifted, _, total = self.exponentials(outputs)
+    labels = jnp.broadcast_to(y, total.shape)[..., None]
+    found = jnp.take_along_axis(shifted, labels, -1, mode='clip')[..., 0]
     # A label that is not a class is NaN, not another's loss.
-    return jnp.where((y >= 0) & (y < self.classes), found, jnp.nan)
+    valid = (y >= 0) & (y < self.classes)
+    return jnp.where(valid, found - jnp.log(total), jnp.nan)
 
   def moments(self, outputs: jax.Array) -> tuple[jax.Array, None]:
-    return jax.nn.softmax(promote_to_float32(outputs) / self.temperature), None
+    _, exponentials, total = self.exponentials(outputs)
+    return exponentials / total[..., None], None
+
+  def exponentials(
+      self, outputs: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Logits `[..., C]` below the largest, their exponentials and the sum.
+
+    All that is asked of a softmax follows from these, which a compiler then
+    computes once: an exponential of each output is most of what statistics
+    over many indices cost.
+    """
+    logits = promote_to_float32(outputs) / self.temperature
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    shifted = logits - top
+    exponentials = jnp.exp(shifted)
+    return shifted, exponentials, exponentials.sum(-1)
+
+  def entropy(self, outputs: jax.Array) -> jax.Array:
+    """Entropy `[...]` of the classes under outputs `[..., C]`, in nats."""
+    shifted, exponentials, total = self.exponentials(outputs)
+    # The limit of p log p, where a probability has underflowed to 0.
+    finite = jnp.maximum(shifted, jnp.finfo(shifted.dtype).min)
+    return jnp.log(total) - (exponentials * finite).sum(-1) / total
 
   @property
   def num_classes(self) -> int:
@@ -101,12 +124,13 @@ class CategoricalStats(Stats):
   entropy: jax.Array
 
   def update(self, outputs: jax.Array, log_weights: jax.Array) -> Self:
-    probs, _ = self.likelihood.moments(outputs)
+    _, exponentials, normalizer = self.likelihood.exponentials(outputs)
     total, old, new = running(self.log_total, log_weights)
+    shares = new[:, None] / normalizer
     return self.replace(
         log_total=total,
-        probs=old * self.probs + jnp.einsum('n,nbc->bc', new, probs),
-        entropy=old * self.entropy + new @ entropy(probs),
+        probs=old * self.probs + (shares[..., None] * exponentials).sum(0),
+        entropy=old * self.entropy + new @ self.likelihood.entropy(outputs),
     )
 
   @property

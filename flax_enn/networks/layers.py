@@ -96,7 +96,10 @@ class IndexContract(nn.Module):
     h, index, kernel, bias = nn.dtypes.promote_dtype(
         h, index, kernel, bias, dtype=self.dtype
     )
-    return h @ (kernel @ index) + bias @ index
+    # With D in front, the kernels of many indices are one product of matrices
+    # and lie as the next product reads them; the transposition is index-free.
+    kernel = kernel.transpose(2, 0, 1)
+    return h @ jnp.tensordot(index, kernel, 1) + bias @ index
 
 
 class ProjectedMLP(nn.Module):
@@ -219,10 +222,12 @@ def run_base(base: nn.Module, x: Any, *, train: bool) -> tuple[Any, Any]:
 def contract(basis: jax.Array, index: Index) -> jax.Array:
   """Contracts `[B, C, D]` with `[D]`; unchosen entries cannot spread NaN.
 
-  (0 * NaN is NaN: a one-hot index must not see a member that diverged.)
+  (0 * NaN is NaN: a one-hot index must not see a member that diverged.) Where
+  one that the index weighs is not finite, all outputs of the example are NaN.
   """
   # Selecting by the index first would make an [N, B, C, D] array of N indices.
-  finite = jnp.isfinite(basis)
-  chosen = jnp.where(finite, basis, 0) @ index
-  broken = (~finite).astype(chosen.dtype) @ jnp.abs(index)
+  basis = jnp.moveaxis(basis, -1, 0)  # as in IndexContract
+  finite = jnp.isfinite(basis).all(-1, keepdims=True)
+  chosen = jnp.tensordot(index, jnp.where(finite, basis, 0), 1)
+  broken = jnp.tensordot(jnp.abs(index), (~finite).astype(chosen.dtype), 1)
   return jnp.where(broken > 0, jnp.nan, chosen)

@@ -215,3 +215,24 @@ def test_likelihoods_are_values(name):
   likelihood, _, _ = CASES[name]
   again = dataclasses.replace(likelihood)
   assert again == likelihood and hash(again) == hash(likelihood)
+
+
+@pytest.mark.parametrize(
+    'logits, expected',
+    [
+        ([0.0, 0.0, -np.inf], np.log(2)),
+        ([0.0, 1e4, -1e4], 0.0),
+        ([0.3, -0.2, 1.1], None),
+    ],
+)
+def test_entropy_is_of_the_probabilities_even_where_they_underflow(
+    logits, expected
+):
+  likelihood = Categorical(3, temperature=0.5)
+  if expected is None:
+    p = np.exp(np.array(logits) / 0.5)
+    p /= p.sum()
+    expected = -(p * np.log(p)).sum()
+  np.testing.assert_allclose(
+      likelihood.entropy(jnp.array(logits)), expected, rtol=1e-6, atol=1e-6
+  )
