@@ -7,7 +7,7 @@ z BEFORE it meets the examples: then no `[N, B, C, D]` array exists, and the
 wide first product is shared by all indices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 from typing import Any
@@ -33,10 +33,11 @@ def fan_in_init(
       fan in (dense `[F, C]`, convolution `[H, W, F, C]`).
     dtype: of the kernel.
   """
-  return _truncated(math.prod(shape[:-1]))(key, shape, dtype)
+  return truncated_init(math.prod(shape[:-1]))(key, shape, dtype)
 
 
-def _truncated(fan_in: int) -> nn.initializers.Initializer:
+def truncated_init(fan_in: int) -> nn.initializers.Initializer:
+  """What `fan_in_init` draws a kernel of so many inputs from."""
   # Cut at two standard deviations and not rescaled afterwards, as in Haiku.
   return nn.initializers.truncated_normal(1 / math.sqrt(max(fan_in, 1)))
 
@@ -59,19 +60,24 @@ class IndexDense(nn.Module):
   Attributes:
     size: number of outputs.
     dtype: of the computation; parameters are float32.
+    kernel_init: initialiser of W and V, from their common fan in F + D.
+    bias_init: initialiser of b.
   """
 
   size: int
   dtype: Dtype = None
+  kernel_init: Callable[[int], nn.initializers.Initializer] = truncated_init
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, h: jax.Array, index: jax.Array) -> jax.Array:
     """Maps `[B, F]` and `[D]` to `[B, size]`."""
-    init = _truncated(h.shape[-1] + index.shape[-1])
+    init = self.kernel_init(h.shape[-1] + index.shape[-1])
     dense = functools.partial(
         nn.Dense, self.size, dtype=self.dtype, kernel_init=init
     )
-    return dense(name='h')(h) + dense(name='z', use_bias=False)(index)
+    of_inputs = dense(name='h', bias_init=self.bias_init)(h)
+    return of_inputs + dense(name='z', use_bias=False)(index)
 
 
 class IndexContract(nn.Module):
@@ -90,7 +96,7 @@ class IndexContract(nn.Module):
     """Maps `[B, F]` and `[D]` to `[B, C]`."""
     features, dim = h.shape[-1], index.shape[-1]
     kernel = self.param(
-        'kernel', _truncated(features), (features, self.size, dim)
+        'kernel', truncated_init(features), (features, self.size, dim)
     )
     bias = self.param('bias', nn.initializers.zeros, (self.size, dim))
     h, index, kernel, bias = nn.dtypes.promote_dtype(

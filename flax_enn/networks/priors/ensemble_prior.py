@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 
 from flax_enn.networks.ensemble import run_members
 
@@ -16,11 +17,15 @@ class EnsemblePrior(nn.Module):
 
   Attributes:
     member: a backbone, `(x, *, train) -> (logits [B, C], features)`.
+    skip: entries at the start of the index that have no copy: 1 leaves out the
+      constant one of `GaussianWithUnitIndexer`.
   """
 
   member: nn.Module
+  skip: int = 0
 
   @nn.compact
   def __call__(self, x: Any, size: int) -> jax.Array:
     """Maps `[B, ...]` to the basis `[B, C, D]`, float32."""
-    return run_members(self.member, x, size, train=False)
+    basis = run_members(self.member, x, size - self.skip, train=False)
+    return jnp.pad(basis, ((0, 0), (0, 0), (self.skip, 0)))

@@ -1,0 +1,113 @@
+"""A perceptron that reads the index in every hidden layer."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_enn import sharding
+from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.indexers import GaussianWithUnitIndexer
+from flax_enn.networks.layers import (
+    Dtype,
+    IndexDense,
+    check_index,
+    fan_in_init,
+)
+
+
+class IndexMLP(nn.Module):
+  """Hidden layers `relu(W h + V z + b)`, z = (1, u), u ~ N(0, I / (D - 1)).
+
+  With `variance_hidden` the network has a second head, of log-variances, for
+  the likelihood `gaussian` with `scale=None`: half of the `classes` are means,
+  the others log-variances. It reads what enters the last hidden layer, beside a
+  projection of the input. A prior is for the means alone where its scale is 0
+  for the other outputs; one that is linear in the index leaves out the constant
+  entry of z with `EnsemblePrior(..., skip=1)`.
+
+  Use: the plainest network of an index; for regression with a learned noise.
+  Cost: a forward of the perceptron for every index; D numbers for each unit.
+  Config: dict(name='index_mlp', hiddens=(50, 50), index_dim=11,
+    variance_hidden=20)
+  Source: enn `networks/index_mlp.py`; no paper.
+
+  Attributes:
+    hiddens: widths of the hidden layers, at least one.
+    classes: number of outputs C.
+    index_dim: D of the index, with its constant entry.
+    variance_hidden: width of the layers of the second head; None for no such
+      head.
+    dtype: of the computation; parameters are float32.
+  """
+
+  hiddens: Sequence[int]
+  classes: int
+  index_dim: int
+  variance_hidden: int | None = None
+  dtype: Dtype = None
+
+  @property
+  def indexer(self) -> GaussianWithUnitIndexer:
+    return GaussianWithUnitIndexer(self.index_dim)
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, index: Index, *, train: bool = False
+  ) -> Output:
+    """Computes `[B, C]` at one index `[D]`.
+
+    Raises:
+      ValueError: the index has another shape, there is no hidden layer, or
+        `classes` is odd where half of the outputs are variances.
+    """
+    del train
+    check_index(index, (self.index_dim,), 'IndexMLP (index_dim)')
+    if not self.hiddens:
+      raise ValueError(
+          'IndexMLP has no hidden layer, and would not read its index; set'
+          ' `hiddens` to at least one width'
+      )
+    inputs = sharding.constrain(x.reshape(x.shape[0], -1), 'batch')
+    h = before = inputs
+    for i, size in enumerate(self.hiddens):
+      before = h
+      h = nn.relu(IndexDense(size, self.dtype, name=f'layer_{i}')(h, index))
+    means = self.classes
+    if self.variance_hidden is not None:
+      means, odd = divmod(self.classes, 2)
+      if odd:
+        raise ValueError(
+            f'IndexMLP has {self.classes} `classes` and a head of variances:'
+            ' half of them are means, so that their number is even; take the'
+            " likelihood 'gaussian' with scale=None, or set `variance_hidden`"
+            ' to None'
+        )
+    out = self._dense(means, 'mean')(h)
+    if self.variance_hidden is not None:
+      log_variance = self._variance(inputs, before, means)
+      out = jnp.concatenate([out, log_variance], axis=-1)
+    return Output(sharding.constrain(promote_to_float32(out), 'batch'))
+
+  def _variance(
+      self, inputs: jax.Array, before: jax.Array, means: int
+  ) -> jax.Array:
+    """The log-variances `[B, C / 2]`."""
+    width = self.variance_hidden or 0
+    projected = nn.relu(self._dense(width, 'variance_inputs')(inputs))
+    h = jnp.concatenate([before, projected], axis=-1)
+    h = nn.relu(self._dense(width, 'variance_hidden_layer')(h))
+    return self._dense(means, 'variance')(h)
+
+  def _dense(self, size: int, name: str) -> nn.Dense:
+    return nn.Dense(
+        size, dtype=self.dtype, kernel_init=fan_in_init, name=name
+    )
+
+
+def example() -> Example:
+  """A tiny network with both heads, for the tests of the laws."""
+  net = IndexMLP(hiddens=(6, 5), classes=4, index_dim=3, variance_hidden=4)
+  x = jax.random.normal(jax.random.key(0), (8, 4))
+  return Example(net, x)
