@@ -29,7 +29,13 @@ NOT_COMPARED = {
 }
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(
+    params=sorted({
+        *NAMES,
+        'bert/head_dropout',
+        'priors/network_with_additive_prior',
+    })
+)
 def case(request):
   return cases.load_case(request.param)
 

@@ -40,6 +40,7 @@ NETWORKS = {
     ' make_mlp_ensemble_prior_fns + combine_functions_linear_in_index +'
     ' EnnWithAdditivePrior': mlp.epinet_with_additive_prior,
     'enn.networks.bert.make_head_enn': mlp.bert_head,
+    'enn.networks.NetworkWithAdditivePrior': mlp.with_additive_prior,
     'enn.networks.Ensemble': mlp.ensemble,
     'enn.networks.MLPEnsembleMatchedPrior': mlp.ensemble,
     'enn.networks.make_einsum_ensemble_mlp_enn': mlp.ensemble,

@@ -171,6 +171,27 @@ def exposed_mlp(case: Case) -> Converted:
   return Converted(network, convert, variables, jnp.asarray(case['in::x']))
 
 
+def with_additive_prior(case: Case) -> Converted:
+  """`NetworkWithAdditivePrior` of two MLPs, one of which is the prior."""
+
+  def convert(params):
+    return {'base': haiku.mlp(params, 'train')}
+
+  prior = haiku.mlp(case.params(), 'prior')
+  params = convert(case.params())
+  net, beside = (
+      MLP(haiku.widths(layers)[:-1], haiku.widths(layers)[-1])
+      for layers in (params['base'], prior)
+  )
+  priors = {'beside': ScaledPrior(beside, case.kwargs.get('prior_scale', 1.0))}
+  variables = {
+      'params': params, 'frozen': {'prior_beside': {'params': prior}}
+  }
+  x = jnp.asarray(case['in::x'])
+  network = WithPrior(Deterministic(base=net), priors)
+  return Converted(network, convert, variables, x)
+
+
 def projected(case: Case) -> Converted:
   """`ProjectedMLP` by itself."""
   options, params, module = case.kwargs, case.params(), 'projected_mlp'

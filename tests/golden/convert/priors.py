@@ -31,7 +31,7 @@ def gp(
       features,
       # What of a range matters here is that there is one.
       gamma=(0.0, 1.0) if 'gamma' in params else float(arrays['gamma']),
-      scale=float(arrays['scale']),
+      scale=float(arrays.get('scale', 1.0)),
   )
   return prior, params
 
