@@ -57,14 +57,18 @@ class Combined(nn.Module):
     Raises:
       ValueError: the base has no such feature.
     """
-    if self._base_indexer is None:
+    base_indexer = self._base_indexer
+    if base_indexer is None:
       x = sharding.constrain(x, 'base_batch')
       phi, features = run_base(self.base, x, train=train)
     else:
       keys = [jax.random.fold_in(index, part) for part in range(2)]
-      out = self.base(x, self._base_indexer.draw(keys[0]), train=train)
+      at, index = (
+          indexer.sample(key, 1)[0]
+          for indexer, key in zip((base_indexer, self.head.indexer), keys)
+      )
+      out = self.base(x, at, train=train)
       phi, features = out.preds, out.extra
-      index = self.head.indexer.draw(keys[1])
     if self.feature is not None:
       if self.feature not in features:
         raise ValueError(

@@ -7,6 +7,7 @@ of enn's constructors.
 """
 
 from flax_enn.checkpoints.haiku import (
+    dense,
     hiddens,
     index_dim,
     members,
@@ -21,6 +22,7 @@ from tests.golden.convert.mlp import exposed
 __all__ = [
     'NETWORKS',
     'Converted',
+    'dense',
     'exposed',
     'hiddens',
     'index_dim',
