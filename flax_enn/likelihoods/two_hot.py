@@ -25,12 +25,16 @@ class TwoHot(Likelihood):
   Attributes:
     low: the first atom; targets below it are refused.
     high: the last atom; targets above it are refused.
-    atoms: C, number of atoms, at equal distances.
+    atoms: number of atoms, at equal distances.
+    shift: whether the network emits one more output, which is added to all
+      atoms: where a prior in the units of y comes in, as in enn's categorical
+      ensembles. What then lies outside the atoms is taken to the nearest one.
   """
 
   low: float
   high: float
   atoms: int
+  shift: bool = False
 
   def __post_init__(self):
     if not self.low < self.high or self.atoms < 2:
@@ -41,7 +45,7 @@ class TwoHot(Likelihood):
 
   @property
   def outputs(self) -> int:
-    return self.atoms
+    return self.atoms + self.shift
 
   @property
   def target(self) -> jax.ShapeDtypeStruct:
@@ -50,8 +54,11 @@ class TwoHot(Likelihood):
   def log_prob(self, outputs: jax.Array, y: jax.Array) -> jax.Array:
     # Half hats have half the area, so they are twice as high.
     ends = jnp.zeros(self.atoms).at[jnp.array([0, -1])].set(jnp.log(2.0))
-    heights = jax.nn.log_softmax(promote_to_float32(outputs)) + ends
-    place = (promote_to_float32(y)[..., 0] - self.low) / self._width
+    logits, shift = self._split(outputs)
+    heights = jax.nn.log_softmax(logits) + ends
+    place = (promote_to_float32(y)[..., 0] - shift - self.low) / self._width
+    if self.shift:
+      place = jnp.clip(place, 0, self.atoms - 1)
     lower = jnp.clip(jnp.floor(place), 0, self.atoms - 2)
     share = place - lower
     pairs = [(lower, 1 - share), (lower + 1, share)]
@@ -65,7 +72,8 @@ class TwoHot(Likelihood):
 
   def moments(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance `[..., 1]` of y under logits `[..., C]`."""
-    probs = jax.nn.softmax(promote_to_float32(outputs))
+    logits, shift = self._split(outputs)
+    probs = jax.nn.softmax(logits)
     # Centre and variance of a triangle, and of half of one at the ends.
     h = self._width
     centres = np.linspace(self.low, self.high, self.atoms)
@@ -74,9 +82,12 @@ class TwoHot(Likelihood):
     own[[0, -1]] = h**2 / 18
     mean = (probs * centres).sum(-1, keepdims=True)
     spread = jnp.square(centres - mean) + own
-    return mean, (probs * spread).sum(-1, keepdims=True)
+    variance = (probs * spread).sum(-1, keepdims=True)
+    return mean + shift[..., None], variance
 
   def check_targets(self, y: np.ndarray) -> tuple[np.ndarray, str]:
+    if self.shift:
+      return np.zeros(len(y), bool), 'targets are any finite numbers'
     bad = np.any((y < self.low) | (y > self.high), axis=-1, keepdims=False)
     return bad, f'targets of TwoHot lie between {self.low} and {self.high}'
 
@@ -84,6 +95,12 @@ class TwoHot(Likelihood):
   def _width(self) -> float:
     """Distance of two atoms."""
     return (self.high - self.low) / (self.atoms - 1)
+
+  def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The logits of the atoms `[..., atoms]`, and what shifts them `[...]`."""
+    outputs = promote_to_float32(outputs)
+    shift = outputs[..., -1] if self.shift else jnp.zeros(outputs.shape[:-1])
+    return outputs[..., : self.atoms], shift
 
   def _at(self, heights: jax.Array, k: jax.Array) -> jax.Array:
     """The entries `[..., B]` of `[..., B, C]` at atoms k `[B]`."""
