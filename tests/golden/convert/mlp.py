@@ -117,7 +117,14 @@ def ensemble(case: Case) -> Converted:
 
   layers = haiku.members(case.params())
   *hidden, classes = haiku.widths(layers)
-  net = MLP(hidden, classes, case.kwargs.get('activation', 'relu'))
+  is_einsum = any('ensemble_branch' in module for module in case.params())
+  net = MLP(
+      hidden,
+      classes,
+      case.kwargs.get('activation', 'relu'),
+      # The einsum ensembles start there, and no others.
+      case.kwargs.get('nonzero_bias', is_einsum),
+  )
   network = Ensemble(net, size=len(layers['layer_0']['bias']))
   variables = {'params': convert(case.params())}
   if prior := hidden_members(case):

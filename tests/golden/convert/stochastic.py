@@ -39,6 +39,7 @@ def mlp_dropout(case: Case, dropout_input: bool = True) -> Converted:
       classes,
       rate=options.get('dropout_rate', 0.05),
       dropout_input=options.get('dropout_input', dropout_input),
+      nonzero_bias=options.get('nonzero_bias', True),
   )
   (masks,) = draws(case, 'bernoulli')
   return Converted(
@@ -55,7 +56,9 @@ def gaussian_noise_mlp(case: Case) -> Converted:
   params = haiku.gaussian_noise_mlp(case.params())
   sizes = [len(v) for k, v in params.items() if k.startswith('noise_')]
   return Converted(
-      GaussianNoiseMLP(sizes[:-1], sizes[-1]),
+      GaussianNoiseMLP(
+          sizes[:-1], sizes[-1], case.kwargs.get('init_scale', 1.0)
+      ),
       haiku.gaussian_noise_mlp,
       {'params': params},
       jnp.asarray(case['in::x']),
