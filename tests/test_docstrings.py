@@ -39,6 +39,7 @@ def given():
   return {
       **{name: getattr(indexers, name) for name in dir(indexers)},
       'Categorical': likelihoods.Categorical,
+      'Gaussian': likelihoods.Gaussian,
       'Output': Output,
       'batch': batch,
       'context': losses.Context(jnp.int32(0), 4, two),

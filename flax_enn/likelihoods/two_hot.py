@@ -25,10 +25,10 @@ class TwoHot(Likelihood):
   Attributes:
     low: the first atom; targets below it are refused.
     high: the last atom; targets above it are refused.
-    atoms: number of atoms, at equal distances.
-    shift: whether the network emits one more output, which is added to all
-      atoms: where a prior in the units of y comes in, as in enn's categorical
-      ensembles. What then lies outside the atoms is taken to the nearest one.
+    atoms: number of atoms, at equal distances; C, where there is no shift.
+    shift: whether the network emits one more output, by which all atoms are
+      moved, in the units of y: the place of a prior function that is a number.
+      A target beyond the atoms is then possible, and has the density 0.
   """
 
   low: float
@@ -54,25 +54,39 @@ class TwoHot(Likelihood):
   def log_prob(self, outputs: jax.Array, y: jax.Array) -> jax.Array:
     # Half hats have half the area, so they are twice as high.
     ends = jnp.zeros(self.atoms).at[jnp.array([0, -1])].set(jnp.log(2.0))
-    logits, shift = self._split(outputs)
+    logits, shift = self.parts(outputs)
     heights = jax.nn.log_softmax(logits) + ends
-    place = (promote_to_float32(y)[..., 0] - shift - self.low) / self._width
-    if self.shift:
-      place = jnp.clip(place, 0, self.atoms - 1)
+    y = promote_to_float32(y) - shift
+    place = (y[..., 0] - self.low) / self._width
     lower = jnp.clip(jnp.floor(place), 0, self.atoms - 2)
     share = place - lower
     pairs = [(lower, 1 - share), (lower + 1, share)]
     terms = [self._at(heights, k) + jnp.log(w) for k, w in pairs]
     inside = (place >= 0) & (place <= self.atoms - 1)
     density = jnp.logaddexp(*terms) - jnp.log(self._width)
-    return jnp.where(inside, density, jnp.nan)
+    return jnp.where(inside, density, -jnp.inf if self.shift else jnp.nan)
+
+  def parts(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits `[..., B, atoms]` and shift `[..., B, 1]` of outputs."""
+    outputs = promote_to_float32(outputs)
+    shift = outputs[..., self.atoms :]
+    return outputs[..., : self.atoms], shift.sum(-1, keepdims=True)
+
+  def weights(self, y: jax.Array) -> jax.Array:
+    """`[..., atoms]` the two-hot form of y `[..., 1]`, cut to the atoms.
+
+    Weights of the two atoms beside y whose mean it is.
+    """
+    place = (promote_to_float32(y) - self.low) / self._width
+    place = jnp.clip(place, 0, self.atoms - 1)
+    return jnp.maximum(0, 1 - jnp.abs(place - jnp.arange(self.atoms)))
 
   def init_stats(self, batch_size: int) -> MeanStats:
     return MeanStats.zeros(self, (batch_size, 1))
 
   def moments(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance `[..., 1]` of y under logits `[..., C]`."""
-    logits, shift = self._split(outputs)
+    logits, shift = self.parts(outputs)
     probs = jax.nn.softmax(logits)
     # Centre and variance of a triangle, and of half of one at the ends.
     h = self._width
@@ -82,25 +96,18 @@ class TwoHot(Likelihood):
     own[[0, -1]] = h**2 / 18
     mean = (probs * centres).sum(-1, keepdims=True)
     spread = jnp.square(centres - mean) + own
-    variance = (probs * spread).sum(-1, keepdims=True)
-    return mean + shift[..., None], variance
+    return mean + shift, (probs * spread).sum(-1, keepdims=True)
 
   def check_targets(self, y: np.ndarray) -> tuple[np.ndarray, str]:
+    bad = np.any((y < self.low) | (y > self.high), axis=-1, keepdims=False)
     if self.shift:
       return np.zeros(len(y), bool), 'targets are any finite numbers'
-    bad = np.any((y < self.low) | (y > self.high), axis=-1, keepdims=False)
     return bad, f'targets of TwoHot lie between {self.low} and {self.high}'
 
   @property
   def _width(self) -> float:
     """Distance of two atoms."""
     return (self.high - self.low) / (self.atoms - 1)
-
-  def _split(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The logits of the atoms `[..., atoms]`, and what shifts them `[...]`."""
-    outputs = promote_to_float32(outputs)
-    shift = outputs[..., -1] if self.shift else jnp.zeros(outputs.shape[:-1])
-    return outputs[..., : self.atoms], shift
 
   def _at(self, heights: jax.Array, k: jax.Array) -> jax.Array:
     """The entries `[..., B]` of `[..., B, C]` at atoms k `[B]`."""

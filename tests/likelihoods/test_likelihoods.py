@@ -13,6 +13,7 @@ from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
 
 B = 7
 TWO_HOT = TwoHot(-1.0, 2.0, 6)
+SHIFTED = TwoHot(-1.0, 2.0, 6, shift=True)
 
 # Each with outputs [B, C] and targets of it.
 _RNG = np.random.default_rng(0)
@@ -42,6 +43,11 @@ CASES = {
         2 * _RNG.normal(size=(B, 6)),
         _RNG.uniform(-1, 2, size=(B, 1)),
     ),
+    'shifted': (
+        SHIFTED,
+        np.append(2 * _RNG.normal(size=(B, 6)), np.full((B, 1), 0.5), 1),
+        _RNG.uniform(-0.5, 2.5, size=(B, 1)),
+    ),
 }
 
 
@@ -56,7 +62,8 @@ def reference(name):
     if std is None:
       std = np.exp(outputs[:, 2:] / 2)
     return scipy.stats.norm.logpdf(y, mean, std).sum(-1)
-  return np.log(histogram(outputs, y[:, 0]))
+  shift = outputs[:, 6:].sum(-1)
+  return np.log(histogram(outputs[:, :6], y[:, 0] - shift))
 
 
 def histogram(outputs, y):
@@ -169,6 +176,19 @@ def test_a_label_that_is_not_a_class_is_nan(label):
 @pytest.mark.parametrize('y', [-1.001, 2.001])
 def test_a_target_beyond_the_atoms_is_nan(y):
   assert jnp.isnan(TWO_HOT.log_prob(jnp.zeros((1, 6)), jnp.array([[y]])))
+
+
+def test_a_shift_moves_all_atoms():
+  """Then a target that they do not reach is possible, and has density 0."""
+  _, outputs, _ = CASES['shifted']
+  mean, variance = SHIFTED.moments(jnp.asarray(outputs))
+  still, spread = TWO_HOT.moments(jnp.asarray(outputs[:, :6]))
+  np.testing.assert_allclose(mean, still + 0.5, rtol=1e-5)
+  np.testing.assert_array_equal(variance, spread)
+  found = SHIFTED.log_prob(jnp.asarray(outputs[:2]), np.array([[-0.6], [2.6]]))
+  assert np.isneginf(found).all()
+  bad, _ = SHIFTED.check_targets(np.array([[-9.0], [9.0]]))
+  assert not bad.any()
 
 
 def test_which_targets_are_refused():

@@ -1,0 +1,63 @@
+"""The divergence of a linear hypermodel's weights from their prior."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from flax_enn.core import Batch, Output, Variables, promote_to_float32
+from flax_enn.losses.diagonal_kl import trees
+from flax_enn.losses.objective import Context
+
+_JITTER = 1e-6  # on the diagonal, as in enn
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearKL:
+  """The divergence of u = z W + b from N(0, prior_scale^2 I) / num_examples.
+
+  Of what both have in the D directions of W `[D, P]`; u has no density in the
+  others. With z ~ N(0, prior_scale^2 I) and S = W W' it is
+
+    (tr S - D - log det S + (W b)' S^-1 (W b) / prior_scale^2) / 2
+
+  For networks that keep trees `mean` (b) and `directions` (W, with an axis D in
+  front of every leaf) in their parameters: a `Hypermodel` without `hiddens`,
+  whose `index_scale` is sqrt(D) · prior_scale. With `nll` it is an ELBO: see
+  `DiagonalKL`.
+
+  >>> params = {'mean': [jnp.ones(2)], 'directions': [jnp.eye(2)]}
+  >>> given = {'variables': {'params': params}, 'context': context}
+  >>> LinearKL()(output, batch, **given).round(3)
+  Array(0.25, dtype=float32)
+
+  Attributes:
+    prior_scale: standard deviation of each weight under the prior.
+  """
+
+  prior_scale: float = 1.0
+
+  def __call__(
+      self,
+      outputs: Output,
+      batch: Batch,
+      *,
+      variables: Variables,
+      context: Context,
+      **_,
+  ) -> jax.Array:
+    """`[]`: the divergence, the same for every example and index."""
+    del outputs, batch
+    names = ('mean', 'directions')
+    mean, directions = trees(variables, names, type(self).__name__)
+    dim = len(jax.tree.leaves(directions)[0])
+    square, projected = jnp.zeros((dim, dim)), jnp.zeros(dim)
+    for b, w in zip(jax.tree.leaves(mean), jax.tree.leaves(directions)):
+      w = promote_to_float32(w).reshape(len(w), -1)
+      square += w @ w.T
+      projected += w @ promote_to_float32(b).ravel()
+    values, vectors = jnp.linalg.eigh(square + _JITTER * jnp.eye(dim))
+    length = (jnp.square(projected @ vectors) / values).sum()
+    total = values.sum() - dim - jnp.log(values).sum()
+    total += length / self.prior_scale**2
+    return 0.5 * total / context.num_examples
