@@ -37,15 +37,17 @@ class Bootstrap(Noise):
 
   Attributes:
     distribution: `exponential` (the Bayesian bootstrap), `bernoulli` (double
-      or nothing), `poisson` (resampling), `uniform` (0 to 2).
+      or nothing), `poisson` (resampling), `uniform` (0 to 2), or `none`, which
+      leaves the weights alone whatever the index.
   """
 
   distribution: str = 'exponential'
 
   def __post_init__(self):
-    if self.distribution not in _DRAWS:
+    known = [*_DRAWS, 'none']
+    if self.distribution not in known:
       raise ValueError(
-          f'distribution is {self.distribution!r}; known: {", ".join(_DRAWS)}'
+          f'distribution is {self.distribution!r}; known: {", ".join(known)}'
       )
 
   def __call__(self, batch: Batch, index: Index, indexer: Indexer) -> Batch:
@@ -55,6 +57,8 @@ class Bootstrap(Noise):
       ValueError: the index is Gaussian and the distribution is not defined for
         it, or the index is neither Gaussian, one-hot nor a key.
     """
+    if self.distribution == 'none':
+      return batch
     u = indexer.standardize(index)
     if u is None:
       keys = self.pair_keys(batch, index, indexer)

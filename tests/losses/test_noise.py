@@ -10,6 +10,7 @@ import pytest
 
 from flax_enn import indexers, losses
 from flax_enn.core import Batch, Indexer
+from flax_enn.data import Loader, two_moons
 
 LAWS = {
     'ensemble': indexers.EnsembleIndexer(5),
@@ -99,6 +100,38 @@ def test_bootstrap_scales_the_weight_that_is_there():
       noise(batch, index, indexer).weight / 2,
       rtol=1e-6,
   )
+
+
+@pytest.mark.parametrize(
+    'indexer', [*LAWS.values(), indexers.DirichletIndexer((1.0, 1.0))]
+)
+def test_no_bootstrap_leaves_the_weights_of_any_index(indexer):
+  noise = losses.Bootstrap('none')
+  z, = indexer.sample(jax.random.key(0), 1)
+  half = make_batch(np.arange(4)).replace(weight=jnp.full(4, 0.5))
+  np.testing.assert_array_equal(noise(half, z, indexer).weight, half.weight)
+
+
+def test_bootstrap_does_not_repeat_across_the_shards_of_a_batch():
+  """enn numbers the examples of every shard from 0."""
+  data = two_moons.TwoMoons(n_train=16)
+  indexer, index = LAWS['ensemble'], jax.nn.one_hot(1, 5)
+  found = []
+  for shard in range(2):
+    loader = Loader(shard_index=shard, shard_count=2)
+    batch = next(
+        loader.train_batches(data, data.spec, batch_size=16, seed=0)
+    )
+    found += losses.Bootstrap()(batch, index, indexer).weight.tolist()
+  assert len(set(found)) == 16
+
+
+def test_target_noise_of_a_key_is_gaussian_of_its_std():
+  """enn has none for such an index."""
+  noise, indexer = losses.TargetNoise(0.5), LAWS['prng']
+  z, = indexer.sample(jax.random.key(1), 1)
+  y = noise(make_batch(np.arange(4000), outputs=2), z, indexer).y
+  np.testing.assert_allclose([y.mean(), y.std()], [0, 0.5], atol=0.02)
 
 
 def test_bootstrap_of_an_ensemble_is_a_draw_from_the_folded_key():
