@@ -167,9 +167,9 @@ def test_builds_dataclasses_that_are_no_modules(config, kind, expected):
 @pytest.mark.parametrize(
     ('name', 'kind', 'says', 'known'),
     [
-        ('bootstrap', build.LOSS, 'which is not a loss', 'nll, xent'),
-        ('objective', build.LOSS, 'which is not a loss', 'nll, xent'),
-        ('mean_index', build.LOSS, 'which is not a loss', 'nll, xent'),
+        ('bootstrap', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('objective', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('mean_index', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
         ('xent', build.NOISE, 'not noise on data', 'bootstrap, target_noise'),
         ('data_noise', build.NOISE, 'neither a dataclass', ''),
         ('xent', build.INPUTS, 'which is not a choice of inputs', ''),

@@ -58,7 +58,8 @@ class Objective:
 
   Attributes:
     loss: scores the function at one index, per example.
-    weight: factor of the term, a number or a schedule of the step.
+    weight: factor of the term, a number or a schedule of the step. One of the
+      number 0 is computed and logged, and not trained.
     inputs: `(batch, key) -> batch` that the network is evaluated on, such as
       fake inputs on which to match a prior; None for the data.
     indices: `(indexer, key) -> [N, ...]` that it is evaluated at, such as
@@ -68,6 +69,8 @@ class Objective:
     across: the loss sees the outputs of all indices at once, `[N, B, C]`, and
       `[N, ...]` indices. Then `indices` may be a dict, by name, and the loss
       gets dicts of outputs and indices of the same names, at the same inputs.
+    every: the term is trained in every so many-th step alone, where its weight
+      is 0 elsewhere; it is logged in all.
   """
 
   loss: Loss | Callable[..., jax.Array]
@@ -76,8 +79,11 @@ class Objective:
   indices: Any = None
   noise: tuple[Any, ...] = ()
   across: bool = False
+  every: int = 1
 
   def __post_init__(self):
+    if self.every < 1:
+      raise ValueError(f'every is {self.every}; it must be at least 1')
     object.__setattr__(self, 'noise', tuple(self.noise))
     if self.noise and (self.across or self.indices is not None):
       raise ValueError(
@@ -97,7 +103,14 @@ class Objective:
           ' same keys, so that it would not be independent; set distinct seeds'
       )
 
+  @property
+  def trains(self) -> bool:
+    """Whether the term has a weight at any step."""
+    return callable(self.weight) or self.weight != 0
+
   def weight_at(self, step: jax.Array) -> jax.Array:
-    """The factor of the term at one training step, `[]`."""
+    """The factor of the term after so many steps, `[]`."""
     weight = self.weight(step) if callable(self.weight) else self.weight
-    return jnp.asarray(weight)
+    if self.every == 1:
+      return jnp.asarray(weight)
+    return jnp.where((step + 1) % self.every == 0, weight, 0.0)

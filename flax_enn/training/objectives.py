@@ -62,8 +62,11 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
     if hasattr(value, 'items'):
       value = {'seed': seed, **value}
     noise.append(build.build(value, build.NOISE, f'{path}.noise.{key}'))
-  across = section.get('across', False)
+  hints = annotations.fields_of(Objective)
+  options = {
+      key: annotations.checked(section[key], hints[key], f'{path}.{key}')
+      for key in ('across', 'every')
+      if key in section
+  }
   with build.located(path):
-    return Objective(
-        **fields, weight=weight, noise=tuple(noise), across=across
-    )
+    return Objective(**fields, weight=weight, noise=tuple(noise), **options)

@@ -123,8 +123,8 @@ def _total(
       logs[f'loss_{name}'] = _average(
           objective, outputs, x, variables, context, network.indexer
       )
-      weight = objective.weight_at(context.step)
-      value += weight * logs[f'loss_{name}']
+      if objective.trains:  # a factor of 0 would cost a backward pass
+        value += objective.weight_at(context.step) * logs[f'loss_{name}']
   return value, (logs, statistics)
 
 

@@ -1,0 +1,138 @@
+"""Several objectives in one step: each on its own schedule, or only logged."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flax_enn import losses
+from flax_enn.core import Batch
+from flax_enn.likelihoods import Categorical, Gaussian
+from flax_enn.losses import Objective
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.epinet import Epinet
+from flax_enn.training.state import init_state
+from flax_enn.training.step import train_step
+from tests.test_laws import PRODUCTS, equations
+
+B, C = 6, 3
+NETWORK = Epinet(
+    base=MLP((5,), C), features=('inputs',), index_dim=2, hiddens=(4,)
+)
+RNG = np.random.default_rng(0)
+BATCH = Batch(
+    x=RNG.normal(size=(B, 2)).astype(np.float32),
+    y=RNG.integers(C, size=B),
+    weight=np.ones(B, np.float32),
+    id=np.arange(B),
+    mask=np.ones(B, np.float32),
+)
+XENT = Objective(losses.Xent())
+CLASSES = Categorical(C)
+SGD = optax.sgd(0.1)
+DISTIL = {'mean': losses.MeanIndex(), 'drawn': None}
+
+
+def start():
+  return nn.unbox(init_state(NETWORK, SGD, 0, BATCH.x))
+
+
+def stepper(objectives, likelihood=CLASSES):
+  return functools.partial(
+      train_step,
+      network=NETWORK,
+      objectives=objectives,
+      tx=SGD,
+      likelihood=likelihood,
+      num_examples=B,
+      num_indices=4,
+  )
+
+
+@functools.cache
+def alone():
+  return jax.jit(stepper({'data': XENT}))
+
+
+def products(objectives):
+  jaxpr = jax.make_jaxpr(stepper(objectives))(start(), BATCH)
+  names = [equation.primitive.name for equation in equations(jaxpr.jaxpr)]
+  return sum(name in PRODUCTS for name in names)
+
+
+def nothing(outputs, batch, **_):
+  return jnp.full(B, jnp.nan) * outputs.preds.sum(-1)
+
+
+def test_an_objective_of_weight_zero_is_logged_and_not_trained():
+  logged = {
+      'error': Objective(losses.AccuracyError(), 0),
+      'broken': Objective(nothing, 0.0),
+  }
+  step = jax.jit(stepper({'data': XENT, **logged}))
+  after, logs = step(start(), BATCH)
+  expected, only = alone()(start(), BATCH)
+  jax.tree.map(
+      np.testing.assert_array_equal, after.params, expected.params
+  )
+  assert logs['loss'] == only['loss'] and np.isnan(logs['loss_broken'])
+  assert 0 <= logs['loss_error'] <= 1
+  assert after.first_nonfinite_step == -1
+
+
+def test_an_objective_of_weight_zero_costs_no_backward_pass():
+  fake = losses.GaussianInputs()
+  forward = products({'data': Objective(losses.Xent(), 0)})
+  trained = products({'data': XENT})
+  logged = Objective(losses.PriorMatch(), 0, inputs=fake)
+  assert trained > forward > 0
+  # One more forward pass, of the generated inputs.
+  assert products({'data': XENT, 'prior': logged}) == trained + forward
+
+
+def test_an_objective_is_trained_in_every_so_many_th_step():
+  both = {
+      'data': XENT,
+      'prior': Objective(losses.PriorMatch(), 2.0, every=3),
+  }
+  always = {**both, 'prior': Objective(losses.PriorMatch(), 2.0)}
+  step, together = (jax.jit(stepper(o)) for o in (both, always))
+  state = start()
+  for number in range(1, 7):
+    one = alone() if number % 3 else together
+    expected, _ = one(state, BATCH)
+    state, logs = step(state, BATCH)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        state.params,
+        expected.params,
+    )
+    assert logs['loss_prior'] > 0
+
+
+def test_every_is_at_least_one():
+  with pytest.raises(ValueError, match='every is 0'):
+    Objective(losses.L2(), every=0)
+
+
+@pytest.mark.parametrize('likelihood', [CLASSES, Gaussian(C)])
+def test_distillation_to_the_mean_index_works(likelihood):
+  """enn's prior losses with `distill_index=True` raise a TypeError."""
+  distil = Objective(
+      losses.DistillMean(),
+      inputs=losses.GaussianInputs(2.0),
+      indices=DISTIL,
+      across=True,
+  )
+  prior = Objective(losses.PriorMatch(), 0.1, losses.GaussianInputs(2.0))
+  step = jax.jit(stepper({'prior': prior, 'distil': distil}, likelihood))
+  before = start()
+  after, logs = step(before, BATCH)
+  assert np.isfinite(logs['loss_distil']) and logs['loss_distil'] > 0
+  # The base is at every index the same, and is moved by the mean index alone.
+  moved = jax.tree.map(jnp.subtract, after.params, before.params)
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(moved['base']))
