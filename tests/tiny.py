@@ -156,11 +156,11 @@ def environment(devices: int | None = None) -> dict[str, str]:
   return {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': xla_flags}
 
 
-def python(*args, **options) -> subprocess.Popen:
+def python(*args, devices=None, **options) -> subprocess.Popen:
   """Starts Python in that environment."""
   return subprocess.Popen(
       [sys.executable, *map(str, args)],
-      env=environment(),
+      env=environment(devices),
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
