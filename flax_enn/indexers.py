@@ -8,7 +8,6 @@ n indices are laid out over devices.
 from collections.abc import Sequence
 import dataclasses
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,9 @@ class _Independent:
 class _Continuous(_Independent):
   """Indices without a finite support."""
 
-  size: ClassVar[None] = None
+  @property
+  def size(self) -> int | None:
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,9 @@ class EnsembleIndexer(_Independent):
 class PrngIndexer(_Continuous):
   """The index is a PRNG key `[]`, for networks that draw noise themselves."""
 
-  mean_index: ClassVar[None] = None
+  @property
+  def mean_index(self) -> Index | None:
+    return None
 
   def draw(self, key: jax.Array) -> Index:
     return key

@@ -18,8 +18,8 @@ FLOORS = (
     {
         'annotations', 'checkpoint_flags', 'command_line',
         'compilation_cache', 'coordinator',
-        'core', 'distributed', 'indexers', 'run_folder', 'skipped', 'switches',
-        'throttle', 'waiting', 'workdir_lock',
+        'core', 'distributed', 'indexers', 'loggers', 'run_folder', 'skipped',
+        'switches', 'throttle', 'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
@@ -27,9 +27,10 @@ FLOORS = (
     {'config', 'config_files', 'library', 'model'},
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {
-        'sweep', 'active_learning', 'testbed', 'extras', 'predict', 'evaluate',
-        'export',
+        'sweep', 'active_learning', 'experiment', 'extras', 'predict',
+        'evaluate', 'export',
     },
+    {'testbed'},
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = FLOORS[2]  # never import each other

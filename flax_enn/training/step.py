@@ -58,7 +58,7 @@ def train_step(
   def gradient(statistics, microbatch, key):
     def total(params):
       variables = {'params': params, **state.collections, **statistics}
-      return _total(
+      return total_loss(
           network, objectives, variables, microbatch, indices, key, context
       )
 
@@ -92,7 +92,7 @@ def train_step(
   return new_state, {'loss': value, **logs, 'grad_norm': norm}
 
 
-def _total(
+def total_loss(
     network: EpistemicNetwork,
     objectives: Mapping[str, Objective],
     variables: Variables,

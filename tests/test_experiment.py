@@ -1,0 +1,161 @@
+"""Training in memory, for notebooks."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flax_enn import (
+    L2,
+    MLP,
+    Bootstrap,
+    Ensemble,
+    EnsemblePrior,
+    Epinet,
+    L2Penalty,
+    Objective,
+    WithPrior,
+    Xent,
+)
+from flax_enn.core import Batch
+from flax_enn.data.regression import Regression
+from flax_enn.experiment import Experiment
+from flax_enn.loggers import TerminalLogger
+from flax_enn.training.trainer import Trainer
+from tests import tiny
+
+
+def matched(size=3):
+  member = MLP(hiddens=(8,), classes=1)
+  return WithPrior(Ensemble(member, size), {'matched': EnsemblePrior(member)})
+
+
+def an_experiment(objectives=None, **options):
+  objectives = objectives or Objective(L2(), noise=[Bootstrap()])
+  options = {'optimizer': optax.adam(1e-2), 'dataset': Regression(), **options}
+  return Experiment(matched(), objectives, **options)
+
+
+def a_batch(x, y):
+  ones = np.ones(len(x), np.float32)
+  return Batch(x=x, y=y, weight=ones, id=np.arange(len(x)), mask=ones)
+
+
+def test_trains_and_prints_its_progress(capsys):
+  dataset = Regression(n_train=64, n_test=32)
+  experiment = an_experiment(
+      dataset=dataset,
+      eval_datasets={'test': dataset},
+      eval_log_every=30,
+      logger=TerminalLogger('curve', seconds=0),
+  )
+  first = experiment.evaluate('test')
+  experiment.train(60)
+  lines = capsys.readouterr().out.splitlines()
+  assert len([line for line in lines if 'dataset train' in line]) == 60
+  tests = [line for line in lines if 'dataset test' in line]
+  assert re.fullmatch(
+      r'\[curve\] dataset test  step 60  rmse .* nll .* joint_nll .*', tests[-1]
+  )
+  assert len(tests) == 2 and experiment.step == 60
+  last = experiment.evaluate('test')
+  assert last['rmse'] < 0.8 * first['rmse']
+  experiment.train(1)  # goes on
+  assert experiment.step == 61
+
+
+def test_is_the_training_of_a_config():
+  """Bit for bit what a run of the same recipe does."""
+  trainer = Trainer.from_config(tiny.epinet(), jax.devices()[:1])
+  config = trainer.config
+  experiment = Experiment(
+      trainer.model.network,
+      trainer.objectives,
+      trainer.tx,
+      trainer.dataset,
+      config.seed,
+      batch_size=config.batch_size,
+      num_indices=trainer.num_indices,
+      likelihood=trainer.model.likelihood,
+  )
+  experiment.train(3)
+  with trainer.use_mesh():
+    state, step = trainer.create_state(), trainer.jit_train_step()
+    for batch, _ in zip(trainer.placed_batches(), range(3)):
+      state, _ = step(state, batch)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+      experiment.state.params,
+      state.params,
+  )
+
+
+def test_a_key_is_one_function_and_can_be_traced():
+  x = np.linspace(-1, 1, 7, dtype=np.float32)[:, None]
+  experiment = an_experiment()
+  keys = jax.random.split(jax.random.key(1), 16)
+  many = jax.jit(jax.vmap(experiment.predict, (None, 0)))(x, keys)
+  np.testing.assert_allclose(
+      many[3], experiment.predict(x, keys[3]), rtol=1e-5, atol=1e-6
+  )
+  shown = experiment.predict(x[2:3], keys[3])
+  np.testing.assert_allclose(many[3][2:3], shown, rtol=1e-5, atol=1e-6)
+  # Three members: three functions.
+  assert len(np.unique(np.round(many[:, 0, 0], 4))) == 3
+
+
+def test_loss_is_the_weighted_sum_of_the_objectives():
+  x, y = jnp.ones((4, 1)), jnp.zeros((4, 1))
+  experiment = an_experiment({
+      'data': Objective(L2()),
+      'size': Objective(L2Penalty(0.1), weight=2.0),
+  })
+  found = experiment.loss(a_batch(x, y), jax.random.key(0))
+  members = [experiment.predict(x, jax.random.key(i)) for i in range(20)]
+  members = {float(preds[0, 0]) for preds in members}
+  assert len(members) == 3
+  kernels = [
+      leaf
+      for path, leaf in jax.tree.leaves_with_path(experiment.state.params)
+      if 'kernel' in jax.tree_util.keystr(path)
+  ]
+  squares = sum(float(jnp.square(kernel).sum()) for kernel in kernels)
+  expected = np.mean(np.square(list(members))) + 2 * 0.1 * squares
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_arrays_are_data(capsys):
+  x = np.random.RandomState(0).normal(size=(40, 2))
+  y = (x[:, 0] > 0).astype(np.int64)
+  net = Epinet(MLP((8,), classes=2), ('hidden_0',), index_dim=2, hiddens=(4,))
+  experiment = Experiment(
+      net, Xent(), optax.adam(3e-2), (x, y), eval_datasets={'all': (x, y)},
+      eval_log_every=1000,
+  )  # fmt: skip
+  experiment.train(80)
+  assert experiment.evaluate('all')['accuracy'] > 0.9
+  # The first step, and the last one, which was held back.
+  steps = re.findall(r'step (\d+)', capsys.readouterr().out)
+  assert steps[0] == '1' and steps[-1] == '80' and len(steps) < 80
+
+
+@pytest.mark.parametrize(
+    'options, found',
+    [
+        ({'dataset': (np.ones((3, 1)), np.ones((4, 1)))}, 'as many examples'),
+        ({'dataset': (np.ones((3, 1)), np.ones(3))}, 'integer labels'),
+        ({'train_log_every': 0}, 'train_log_every is 0'),
+    ],
+)
+def test_refuses(options, found):
+  with pytest.raises(ValueError, match=found):
+    an_experiment(**options)
+
+
+def test_stops_where_the_loss_is_not_finite():
+  experiment = an_experiment(optimizer=optax.sgd(1e30))
+  with pytest.raises(FloatingPointError, match='lower the learning rate'):
+    experiment.train(5)
