@@ -79,6 +79,6 @@ class BayesByBackprop(nn.Module):
 
 def example() -> Example:
   """A tiny Bayesian perceptron, for the tests of the laws."""
-  net = BayesByBackprop(MLP(hiddens=(6,), classes=3))
+  net = BayesByBackprop(MLP(hiddens=(), classes=3))
   x = jax.random.normal(jax.random.key(0), (8, 4))
   return Example(net, x)

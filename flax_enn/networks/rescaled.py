@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flax_enn.core import Example, Index, Indexer, Output
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.epinet import Epinet
+from flax_enn.networks.ensemble import Ensemble
 
 # Added to every standard deviation: a feature that never changes stays at 0.
 _LEAST = 1e-9
@@ -55,13 +55,8 @@ class Rescaled(nn.Module):
 
 
 def example() -> Example:
-  """A tiny epinet on shifted inputs, for the tests of the laws."""
-  net = Epinet(
-      base=MLP(hiddens=(6, 5), classes=3),
-      features=('inputs', 'hidden_1'),
-      index_dim=4,
-      hiddens=(7,),
-  )
+  """A tiny ensemble on shifted inputs, for the tests of the laws."""
   x = 2 + 3 * jax.random.normal(jax.random.key(0), (8, 4))
+  net = Ensemble(MLP(hiddens=(6,), classes=3), size=8)
   net = Rescaled(net, mean=(2.0, 2.0, 2.0, 1.0), std=3.0, scale=0.5)
-  return Example(net, x, index_free=('base',))
+  return Example(net, x, index_free=('member',))
