@@ -1,6 +1,9 @@
 """Random changes of one image `[H, W, ch]`, drawn from a generator alone."""
 
 import numpy as np
+from PIL import Image
+
+from flax_enn.data.preprocess import MODES
 
 
 def random_crop(
@@ -13,6 +16,39 @@ def random_crop(
   padded = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
   top, left = rng.integers(0, 2 * padding + 1, size=2)
   return padded[top : top + height, left : left + width]
+
+
+def random_window(
+    x: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+  """Cuts `size` (height, width) out of the image, at a random place."""
+  top, left = (rng.integers(0, a - b + 1) for a, b in zip(x.shape, size))
+  return x[top : top + size[0], left : left + size[1]]
+
+
+def random_zoom(
+    x: np.ndarray, pixels: int, rng: np.random.Generator
+) -> np.ndarray:
+  """A window so many pixels smaller, at a random place, brought back to size.
+
+  Args:
+    x: image of bytes.
+    pixels: by which height and width of the window are smaller.
+    rng: to draw from.
+  """
+  height, width, channels = x.shape
+  if not pixels:
+    return x
+  if pixels >= min(height, width):
+    raise ValueError(
+        f'a window {pixels} pixels smaller than an image {list(x.shape)} is'
+        ' empty; take fewer'
+    )
+  window = random_window(x, (height - pixels, width - pixels), rng)
+  window = window[..., 0] if channels == 1 else window
+  image = Image.fromarray(np.ascontiguousarray(window), MODES[channels])
+  image = image.resize((width, height), Image.Resampling.BICUBIC)
+  return np.asarray(image).reshape(x.shape)
 
 
 def random_flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -147,3 +147,81 @@ class ArraySource:
     if self.weight is not None:
       element['weight'] = self.weight[index]
     return element
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped(Dataset):
+  """Another data set, of which a subclass changes what it loads.
+
+  Attributes:
+    dataset: what is changed; all else is as it has it.
+  """
+
+  dataset: Dataset
+
+  learns: ClassVar[bool] = True  # for all that is known, its files are read
+
+  @property
+  def input_spec(self) -> Any:
+    return self.dataset.input_spec
+
+  @property
+  def likelihood(self) -> Likelihood:
+    return self.dataset.likelihood
+
+  def load(self, split: str) -> Source:
+    return self.dataset.load(split)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.dataset.class_names
+
+  @property
+  def preprocess(self) -> Preprocess:
+    return self.dataset.preprocess
+
+  def augment(self, x: Any, rng: np.random.Generator) -> Any:
+    return self.dataset.augment(x, rng)
+
+  @property
+  def augments(self) -> bool:
+    return self.dataset.augments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+  """Some of the examples of a source.
+
+  Attributes:
+    source: of all.
+    rows: `[B]` which of them.
+  """
+
+  source: Source
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Element:
+    return self.source[int(self.rows[index])]
+
+
+def chosen(source: Source, rows: np.ndarray) -> Source:
+  """Some of the examples of a source, in arrays where all are."""
+  if type(source) is not ArraySource:
+    return Rows(source, rows)
+  bad = source.unreadable
+  return ArraySource(
+      x=jax.tree.map(lambda leaf: leaf[rows], source.x),
+      y=source.y[rows],
+      weight=None if source.weight is None else source.weight[rows],
+      unreadable={i: bad[r] for i, r in enumerate(rows.tolist()) if r in bad},
+  )
+
+
+def labels_of(source: Source) -> np.ndarray:
+  """`[B]` the labels of all examples; those that are not in arrays are read."""
+  if isinstance(source, ArraySource):
+    return source.y
+  return np.array([source[i]['y'] for i in range(len(source))])

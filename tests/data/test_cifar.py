@@ -109,6 +109,26 @@ def test_every_change_can_be_chosen(flip, cutout, data_dir):
   assert (kept ^ mirrored).all() and mirrored.any() == flip and kept.any()
 
 
+def test_enns_crops_are_windows_in_training_and_the_middle_elsewhere(data_dir):
+  x, _ = stored('cifar10', data_dir, 'train')
+  dataset = Cifar10(data_dir=data_dir, flip=False, crop=24)
+  assert dataset.input_spec.shape == (24, 24, 3)
+  batch = next(train_batches(dataset, batch_size=32, seed=0))
+  places = set()
+  for image, i in zip(batch.x, batch.id):
+    (place,) = [
+        (top, left)
+        for top in range(9)
+        for left in range(9)
+        if np.allclose(x[i, top : top + 24, left : left + 24], image, atol=1e-5)
+    ]
+    places.add(place)
+  assert len(places) > 16
+  x, _ = stored('cifar10', data_dir, 'test')
+  batch = next(eval_batches(dataset, 'test', batch_size=10))
+  np.testing.assert_allclose(batch.x, x[:, 4:28, 4:28], rtol=1e-5, atol=1e-6)
+
+
 def test_a_part_is_held_out(data_dir):
   assert sizes(Cifar10(data_dir=data_dir), holdout=0.25) == [24, 8, 10]
 
@@ -129,3 +149,11 @@ def test_missing_data(name, tmp_path):
 def test_wrong_numbers(field, value):
   with pytest.raises(ValueError, match=rf'^{field} is {value}'):
     Cifar10(**{field: value})
+
+
+@pytest.mark.parametrize(
+    'fields', [{'crop': 0}, {'crop': 33}, {'crop': 8, 'cutout': 9}]
+)
+def test_wrong_crops(fields):
+  with pytest.raises(ValueError, match=rf'^crop is {fields["crop"]}'):
+    Cifar10(**fields)
