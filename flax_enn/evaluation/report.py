@@ -192,18 +192,23 @@ def _regression(
 ) -> None:
   """Log-losses, and for one input and one output the functions themselves."""
   model = predictor.model
-  if _shape(model) != (1,) or model.likelihood.target.shape != (1,):
+  plain = len(_shape(model)) == 1 and model.likelihood.target.shape == (1,)
+  found = points() if plain else None
+  # Inputs that are the same everywhere, such as ones, are no axis.
+  axes = np.flatnonzero(np.ptp(found[0], axis=0)) if found else ()
+  if not found or len(axes) != 1:
     figure.set_size_inches(5.5, 4.6)
     plots.log_losses(figure.subplots(), results.metrics, results.tau)
     return
   figure.set_size_inches(13, 5)
   left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-  x, y = points()
+  x, y = found
   low, high = _range(x, 0.25)
   grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
   mean, variance = _moments(predictor, grid)
   noise_std = np.sqrt(variance.mean(0))[:, 0]
-  plots.curve(left, grid[:, 0], mean[..., 0], x[:, 0], y[:, 0], noise_std)
+  (axis,) = axes
+  plots.curve(left, grid[:, axis], mean[..., 0], x[:, axis], y[:, 0], noise_std)
   plots.log_losses(right, results.metrics, results.tau)
 
 
