@@ -34,7 +34,7 @@ def test_golden_two_hot():
   case = cases.load_case('losses/transform_to_2hot')
   atoms = case['in::atoms']
   likelihood = TwoHot(float(atoms[0]), float(atoms[-1]), len(atoms))
-  found = likelihood.weights(case['in::target'][:, None])
+  found = likelihood.two_hot(case['in::target'][:, None])
   cases.assert_close(found, case['ret::probs'])
 
 
