@@ -41,6 +41,7 @@ def batch_and_index(case, law):
 @pytest.mark.parametrize(
     ('law', 'distribution', 'factor'),
     [
+        *[(law, 'none', 1) for law in LAWS],
         ('ensemble', 'exponential', 1),
         ('ensemble', 'bernoulli', 1),
         ('ensemble', 'poisson', 1),

@@ -15,8 +15,10 @@ from flax_enn.likelihoods import Categorical, Gaussian
 from flax_enn.losses import Objective
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.epinet import Epinet
+from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import init_state
 from flax_enn.training.step import train_step
+from tests import tiny
 from tests.test_laws import PRODUCTS, equations
 
 B, C = 6, 3
@@ -112,6 +114,29 @@ def test_an_objective_is_trained_in_every_so_many_th_step():
         expected.params,
     )
     assert logs['loss_prior'] > 0
+
+
+def test_a_config_says_when_an_objective_is_trained():
+  config = tiny.epinet()
+  config.objectives = {
+      'data': {'loss': {'name': 'xent'}},
+      'error': {'loss': {'name': 'accuracy_error'}, 'weight': 0},
+      'prior': {
+          'loss': {'name': 'prior_match'},
+          'inputs': {'name': 'gaussian_inputs', 'scale': 2.0},
+          'every': 5,
+      },
+  }
+  assert create_objectives(config) == {
+      'data': XENT,
+      'error': Objective(losses.AccuracyError(), 0),
+      'prior': Objective(
+          losses.PriorMatch(), inputs=losses.GaussianInputs(2.0), every=5
+      ),
+  }
+  config = tiny.changed(config, {'objectives.prior.every': 2.5})
+  with pytest.raises(ValueError, match=r'prior\.every is 2\.5.*an integer'):
+    create_objectives(config)
 
 
 def test_every_is_at_least_one():
