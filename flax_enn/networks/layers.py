@@ -153,19 +153,23 @@ class BatchNorm(nn.Module):
     group: examples that share their statistics; None or 0 for the whole batch.
     momentum: of the running statistics, which average those of all groups.
     epsilon: added to the variance.
+    use_scale: whether the channels have a trained scale.
     dtype: of the result; parameters and statistics are float32.
   """
 
   group: int | None = None
   momentum: float = 0.9
   epsilon: float = 1e-5
+  use_scale: bool = True
   dtype: Dtype = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Normalises the channels of `[B, ..., ch]`."""
     size = x.shape[-1:]
-    scale = self.param('scale', nn.initializers.ones, size)
+    scale = jnp.ones(size)
+    if self.use_scale:
+      scale = self.param('scale', nn.initializers.ones, size)
     bias = self.param('bias', nn.initializers.zeros, size)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     var = self.variable('batch_stats', 'var', jnp.ones, size)

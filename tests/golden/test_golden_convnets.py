@@ -1,0 +1,178 @@
+"""LeNet-5, VGG and the ResNets with a prior of the image against enn's.
+
+Batch statistics are compared as in `test_golden_resnets.py`.
+"""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_enn.networks.backbones.lenet5 import LeNet5
+from flax_enn.networks.backbones.resnet import ResNet
+from flax_enn.networks.backbones.vgg import VGG
+from flax_enn.networks.deterministic import Deterministic
+from flax_enn.networks.ensemble import Ensemble
+from flax_enn.networks.priors.conv_prior import ConvPrior
+from flax_enn.networks.priors.mlp_prior import MLPPrior
+from flax_enn.networks.priors.scaled_prior import ScaledPrior
+from flax_enn.networks.with_prior import WithPrior
+from flax_enn.sampling import over_index
+from tests.golden import cases
+from tests.golden.convert import dense, hiddens
+from tests.golden.test_golden_resnets import (
+  EVAL,
+  TRAIN,
+  depth_of,
+  resnet_params,
+  resnet_statistics,
+)
+
+ENSEMBLES = cases.names(
+    'networks/lenet5 vgg_eval vgg_train',
+    ['enn.networks.EnsembleLeNet5ENN', 'enn.networks.EnsembleVGGENN'],
+)
+PRIORS = cases.names(
+    'networks/resnet_cnn_prior resnet_mlp_prior',
+    ['enn.networks.ResnetCnnPrior', 'enn.networks.ResnetMlpPrior'],
+)
+_PARTS = {
+    'conv_2d_': 'conv_', 'batchnorm_': 'norm_', 'linear': 'dense',
+    'logits': 'out',
+}  # fmt: skip
+
+
+def ours(module: str) -> str:
+  """`vgg/~/batchnorm_3` -> `norm_3`."""
+  layer = module.split('/~/')[1]
+  kind, number = re.fullmatch(r'(.*?)(\d*)', layer).groups()
+  return f'{_PARTS[kind]}{number}'
+
+
+def members(params: cases.Params) -> dict[str, Any]:
+  """Parameters of K convolutional networks, with a leading axis K."""
+  tree = {}
+  for module, leaves in params.items():
+    if 'offset' in leaves:
+      norm = {'bias': 'offset', 'scale': 'scale'}
+      tree[ours(module)] = {
+          name: leaves[own].reshape(len(leaves[own]), -1)
+          for name, own in norm.items()
+          if own in leaves
+      }
+    else:
+      tree[ours(module)] = dense(leaves)
+  return tree
+
+
+def statistics(state: cases.Params, of: str) -> dict[str, Any]:
+  """Running statistics: enn's `hidden` or its `average`."""
+  tree = {}
+  for module, leaves in state.items():
+    layer, kind = re.fullmatch(r'(.*)/~/(mean|var)_ema', module).groups()
+    values = leaves[of]
+    tree.setdefault(ours(layer), {})[kind] = values.reshape(len(values), -1)
+  return tree
+
+
+@pytest.mark.parametrize('name', ENSEMBLES)
+def test_golden_ensembles(name):
+  case = cases.load_case(name)
+  params, options = members(case.params()), case.kwargs
+  train = options.get('is_training', False)
+  convs = [k for k in params if k.startswith('conv_')]
+  channels = [
+      params[f'conv_{i}']['bias'].shape[-1] for i in range(len(convs))
+  ]
+  size, classes = params['out']['bias'].shape
+  if 'VGG' in case.meta['ctor']:
+    member = VGG(classes)
+    assert list(member.channels) == channels
+  else:
+    member = LeNet5(classes, channels, params['dense']['bias'].shape[-1])
+  network = Ensemble(member, size)
+  variables = {'params': {'member': params}}
+  if state := case.state():
+    of = 'hidden' if train else 'average'
+    variables['batch_stats'] = {'member': statistics(state, of)}
+  of_batch = train or options.get('test_local_stats', False)
+  x = jnp.asarray(case['in::x'], jnp.float32)
+
+  @jax.jit
+  def apply(variables, indices):
+    return over_index(
+        lambda z: network.apply(
+            variables, x, z, train=of_batch, mutable=['batch_stats']
+        ),
+        indices,
+        out_axes=(0, None),
+    )
+
+  out, updated = apply(variables, jax.nn.one_hot(case['z'], size))
+  rtol = TRAIN if of_batch else EVAL
+  recorded = 'out::array' if 'out::array' in case else 'out::preds'
+  cases.assert_close(out.preds, case[recorded], rtol)
+  if train:
+    chosen = int(case['z'][0])
+    jax.tree.map(
+        lambda got, expected: cases.assert_close(
+            got[chosen], expected[chosen], rtol
+        ),
+        updated['batch_stats']['member'],
+        statistics(case.tree('new_state'), 'hidden'),
+    )
+
+
+def image_prior(params: cases.Params) -> tuple[Any, dict[str, Any]]:
+  """The prior beside a ResNet: a convolutional network, or a perceptron.
+
+  enn has one and trains it, at a gradient of zero; here it is a basis of one.
+  """
+  own = {k: v for k, v in params.items() if k.startswith('prior')}
+  convs = sorted(k for k in own if k.startswith('prior_conv'))
+  tree = {}
+  for i, module in enumerate(convs):
+    tree |= {f'{k}_{i}': v[None] for k, v in dense(own[module]).items()}
+  prefix = 'prior/~/linear_'
+  if convs:
+    last = dense(own[f'{prefix}0']).items()
+    return ConvPrior(), tree | {f'{k}_out': v[None] for k, v in last}
+  sizes = hiddens(own, prefix)
+  for i in range(len(sizes) + 1):
+    layer = dense(own[f'{prefix}{i}']).items()
+    tree |= {f'{k}_{i}': v[None] for k, v in layer}
+  return MLPPrior(sizes), tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PRIORS)
+def test_golden_resnets_with_a_prior_of_the_image(name):
+  case = cases.load_case(name)
+  params = case.params()
+  prior, random = image_prior(params)
+  own = {k: v for k, v in params.items() if k.startswith('res_net/')}
+  train = case.kwargs['is_training']
+  of = 'hidden' if train else 'average'
+  base = ResNet(case.kwargs['num_classes'], depth_of(own))
+  scaled = ScaledPrior(prior, case.kwargs['prior_scale'])
+  network = WithPrior(Deterministic(base), {'image': scaled})
+  variables = {
+      'params': {'base': resnet_params(own, members=False)},
+      'batch_stats': {
+          'base': resnet_statistics(case.state(), of, members=False)
+      },
+      'frozen': {'prior_image': {'params': random}},
+  }
+  out, _ = jax.jit(
+      functools.partial(
+          network.apply, train=train, mutable=['batch_stats']
+      )
+  )(variables, jnp.asarray(case['in::x'], jnp.float32), jnp.ones(1))
+  rtol = TRAIN if train else EVAL
+  for kind in ('train', 'prior', 'preds'):
+    cases.assert_close(getattr(out, kind), case[f'out::{kind}'][0], rtol)
+  assert np.abs(out.prior).max() > 0
