@@ -4,19 +4,18 @@ Osband et al., "Epistemic Neural Networks" (arXiv:2107.08924), section 3. The
 ImageNet instance of enn: `enn/checkpoints/imagenet.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 
-from flax_enn import sharding
-from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.core import Example, Index, Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import Dtype, ProjectedMLP, check_index, run_base
+from flax_enn.networks.layers import Dtype, ProjectedMLP, check_index
 
 
 class Epinet(nn.Module):
@@ -64,13 +63,14 @@ class Epinet(nn.Module):
         another number of outputs.
     """
     check_index(index, (self.index_dim,), 'Epinet (index_dim)')
-    # The base is the same for all indices: spread over every device, its
-    # features and logits then gathered to where the index-dependent work is.
-    x = sharding.constrain(x, 'base_batch')
-    logits, features = run_base(self.base, x, train=train)
-    phi = self._phi(features)
-    logits, phi = sharding.constrain((logits, phi), 'batch')
-    logits = promote_to_float32(logits)
+    logits, phi = run_features(
+        self.base,
+        x,
+        self.features,
+        'Epinet',
+        train=train,
+        stop_gradient=self.stop_gradient,
+    )
     classes = logits.shape[-1]
     if self.classes not in (None, classes):
       raise ValueError(
@@ -88,18 +88,6 @@ class Epinet(nn.Module):
     net = head(self.hiddens if hiddens is None else hiddens, parent=None)
     prior = self.prior_scale * Frozen(net, name='prior')(phi, index)
     return Output(out, prior, base=logits)
-
-  def _phi(self, features: Mapping[str, jax.Array]) -> jax.Array:
-    """Flattens and concatenates the chosen features to `[B, F]`."""
-    missing = [name for name in self.features if name not in features]
-    if missing or not self.features:
-      raise ValueError(
-          f'features {list(self.features)} of Epinet: the base exposes'
-          f' {sorted(features)}; name some of these'
-      )
-    parts = [features[name] for name in self.features]
-    phi = jnp.concatenate([p.reshape(p.shape[0], -1) for p in parts], axis=-1)
-    return jax.lax.stop_gradient(phi) if self.stop_gradient else phi
 
 
 def example() -> Example:

@@ -1,0 +1,56 @@
+"""The features of a base, which do not depend on the index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_enn import sharding
+from flax_enn.core import promote_to_float32
+from flax_enn.networks.layers import run_base
+
+
+def run_features(
+    base: nn.Module,
+    x: Any,
+    names: Sequence[str],
+    owner: str,
+    *,
+    train: bool,
+    stop_gradient: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Runs a base once for any number of indices.
+
+  It is spread over every device, its features and logits then gathered to where
+  the index-dependent work is.
+
+  Args:
+    base: a backbone, `(x, *, train) -> (logits [B, C], features)`.
+    x: `[B, ...]` inputs.
+    names: of the features that make up phi(x).
+    owner: name of the network, for errors.
+    train: as in every network.
+    stop_gradient: whether what is computed from phi leaves the base alone.
+
+  Returns:
+    Logits `[B, C]`, float32, and phi `[B, F]`: the features, flattened and
+    concatenated in this order.
+
+  Raises:
+    ValueError: there is no feature of that name, or none is named.
+  """
+  x = sharding.constrain(x, 'base_batch')
+  logits, features = run_base(base, x, train=train)
+  missing = [name for name in names if name not in features]
+  if missing or not names:
+    raise ValueError(
+        f'features {list(names)} of {owner}: the base exposes'
+        f' {sorted(features)}; name some of these'
+    )
+  parts = [features[name] for name in names]
+  phi = jnp.concatenate([p.reshape(p.shape[0], -1) for p in parts], axis=-1)
+  phi = jax.lax.stop_gradient(phi) if stop_gradient else phi
+  logits, phi = sharding.constrain((logits, phi), 'batch')
+  return promote_to_float32(logits), phi
