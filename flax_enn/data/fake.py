@@ -1,12 +1,16 @@
 """Random numbers in the shape of a data set, for tests and smoke runs."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
 
 from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
+
+# What a network of texts takes.
+_OF_TEXT = ('token_ids', 'segment_ids', 'input_mask')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Fake(Dataset):
     n_train: examples in the training split.
     n_test: examples in the test split.
     noise_std: of a regression, standard deviation of the noise of targets.
+    vocab_size: pieces of words that x, a text of `shape` pieces, is of; 0 for
+      an x of numbers.
     seed: of the data.
   """
 
@@ -29,6 +35,7 @@ class Fake(Dataset):
   n_train: int = 64
   n_test: int = 32
   noise_std: float = 1.0
+  vocab_size: int = 0
   seed: int = 0
 
   def __post_init__(self):
@@ -37,15 +44,17 @@ class Fake(Dataset):
           f"task is {self.task!r}; it is 'classification' or"
           " 'regression'"
       )
-    check_numbers(self, ('noise_std',), ('n_train', 'n_test'))
+    check_numbers(self, ('noise_std',), ('n_train', 'n_test', 'vocab_size'))
     if any(size < 1 for size in self.shape):
       raise ValueError(
           f'shape is {self.shape}; each of its numbers must be above 0'
       )
 
   @property
-  def input_spec(self) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(tuple(self.shape), np.float32)
+  def input_spec(self) -> Any:
+    dtype = np.int32 if self.vocab_size else np.float32
+    one = jax.ShapeDtypeStruct(tuple(self.shape), dtype)
+    return dict.fromkeys(_OF_TEXT, one) if self.vocab_size else one
 
   @property
   def likelihood(self) -> Likelihood:
@@ -61,4 +70,7 @@ class Fake(Dataset):
       y = rng.randint(self.classes, size=n).astype(np.int32)
     else:
       y = rng.normal(size=(n, self.classes)).astype(np.float32)
+    if self.vocab_size:
+      ids = rng.randint(self.vocab_size, size=x.shape).astype(np.int32)
+      x = dict(zip(_OF_TEXT, (ids, np.zeros_like(ids), np.ones_like(ids))))
     return ArraySource(x, y)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from flax_enn.data.word_pieces import WordPieces
+
 Preprocess = Callable[[Any], Any]
 
 # Channels -> Pillow's name for bytes of so many.
@@ -114,6 +116,8 @@ def of_many(fn: Preprocess, x: Any) -> Preprocess | None:
   """
   if type(fn) is Identity:
     return fn
+  if type(fn) is WordPieces:
+    return fn.many
   if not isinstance(x, np.ndarray) or x.ndim < 2:
     return None
   if type(fn) is Standardize:

@@ -9,13 +9,16 @@ import numpy as np
 from PIL import Image
 
 from flax_enn.data.preprocess import MODES, decode
+from flax_enn.data.word_pieces import WordPieces
 from flax_enn.model import Model
 
 
 def preprocess(model: Model, image: Any) -> Any:
   """One input of the network; see `Predictor.preprocess`."""
   what = 'x'
-  if isinstance(image, (str, os.PathLike)):
+  if isinstance(model.preprocess, WordPieces):
+    what = 'the text'
+  elif isinstance(image, (str, os.PathLike)):
     path = epath.Path(image).expanduser()
     what = str(path)
     if not path.is_file():

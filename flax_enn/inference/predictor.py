@@ -285,7 +285,7 @@ class Predictor:
 
     Args:
       image: path of an image, a PIL image, or `[H, W]` or `[H, W, channels]`
-        uint8; where inputs are not images, one x as the data set has it.
+        uint8; where inputs are not images, one x (a text …) as it is stored.
 
     Raises:
       ValueError: it is not an image, or of a size that the network cannot take.
