@@ -52,5 +52,8 @@ def run_features(
   parts = [features[name] for name in names]
   phi = jnp.concatenate([p.reshape(p.shape[0], -1) for p in parts], axis=-1)
   phi = jax.lax.stop_gradient(phi) if stop_gradient else phi
+  # Laid out as the base first: the last layer, which reads what is gathered,
+  # would else be repeated where it is.
+  logits, phi = sharding.constrain((logits, phi), 'base_batch')
   logits, phi = sharding.constrain((logits, phi), 'batch')
   return promote_to_float32(logits), phi
