@@ -11,7 +11,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 import pytest
 
-from flax_enn.checkpoints import haiku
+from flax_enn.checkpoints import haiku, haiku_resnet
 from flax_enn.core import Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
@@ -23,7 +23,12 @@ from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases, convert
 
-CIFAR = {'channels': (4, 8, 4), 'kernels': (5, 5, 5), 'strides': (2, 2, 2)}
+CIFAR = {
+    'channels': (4, 8, 4),
+    'kernels': (5, 5, 5),
+    'strides': (2, 2, 2),
+    'resize': 32,
+}
 
 # A prior, and its variables.
 Prior = tuple[nn.Module, dict[str, Any]]
@@ -43,16 +48,17 @@ class Zero(nn.Module):
     return Output(jnp.zeros((len(x), self.classes)))
 
 
-def conv_prior(case: cases.Case) -> Prior:
+def conv_prior_of(params: cases.Params) -> Prior:
   """enn's conv priors of ImageNet and of CIFAR, told apart by their kernels."""
-  (params,) = map(case.hidden, case.hidden_tags())
-  last = params['prior/~/linear_0']
-  tree = {'kernel_out': last['w'], 'bias_out': last['b']}
-  for i, module in enumerate(['prior_conv', 'prior_conv_1', 'prior_conv_2']):
-    tree[f'kernel_{i}'] = params[module]['w']
-    tree[f'bias_{i}'] = params[module]['b']
+  tree = haiku_resnet.conv_prior_params(params)
   of_cifar = tree['kernel_0'].shape[1] == 5
-  prior = ConvPrior(**(CIFAR | {'resize': 32} if of_cifar else {}))
+  return ConvPrior(**(CIFAR if of_cifar else {})), tree
+
+
+def conv_prior(case: cases.Case) -> Prior:
+  """`make_imagenet_conv_prior` and `make_cifar_conv_prior`."""
+  (params,) = map(case.hidden, case.hidden_tags())
+  prior, tree = conv_prior_of(params)
   return prior, {'params': tree}
 
 

@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_enn.checkpoints import haiku, haiku_resnet
 from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import BatchNorm
+from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases, convert
-from tests.golden.convert import dense, projected_mlp
-from tests.golden.test_golden_priors import conv_prior
+from tests.golden.test_golden_priors import CIFAR, conv_prior_of
 
 TRAIN, EVAL = 1e-3, 1e-4  # relative; two deep networks in float32
 
@@ -46,65 +47,6 @@ EPINETS = cases.names(
     },
 )
 
-_PARTS = {
-    'initial_conv': 'stem',
-    'initial_batchnorm': 'stem_norm',
-    'final_batchnorm': 'final_norm',
-    'final_fc': 'out',
-    'conv_shortcut': 'shortcut',
-}
-
-
-def ours(module: str) -> list[str]:
-  """`res_net/~/res_block_v2_3/~/conv1` -> `['block_3', 'conv_1']`."""
-  names = []
-  for part in module.split('/')[1:]:
-    if match := re.fullmatch(r'res_block_v\d(?:_(\d+))?', part):
-      names.append(f'block_{match[1] or 0}')
-    elif match := re.fullmatch(r'(conv|batchnorm_)(\d)', part):
-      kind = {'conv': 'conv', 'batchnorm_': 'norm'}[match[1]]
-      names.append(f'{kind}_{match[2]}')
-    elif part != '~':
-      names.append(_PARTS[part])
-  return names
-
-
-def put(tree: dict[str, Any], path: list[str], leaves: dict[str, Any]) -> None:
-  for name in path:
-    tree = tree.setdefault(name, {})
-  tree.update(leaves)
-
-
-def resnet_params(params: cases.Params, members: bool = True) -> dict[str, Any]:
-  """Parameters of a ResNet, or of K of them with a leading axis K."""
-  tree = {}
-  for module, leaves in params.items():
-    if 'scale' in leaves:
-      norm = {'scale': leaves['scale'], 'bias': leaves['offset']}
-      leaves = {k: _channels(v, members) for k, v in norm.items()}
-    else:
-      leaves = dense(leaves) if 'b' in leaves else {'kernel': leaves['w']}
-    put(tree, ours(module), leaves)
-  return tree
-
-
-def resnet_statistics(
-    state: cases.Params, of: str, members: bool = True
-) -> dict[str, Any]:
-  """Running statistics: enn's `hidden` or its `average`."""
-  tree = {}
-  for module, leaves in state.items():
-    layer, kind = module.rsplit('/~/', 1)
-    name = {'mean_ema': 'mean', 'var_ema': 'var'}[kind]
-    put(tree, ours(layer), {name: _channels(leaves[of], members)})
-  return tree
-
-
-def _channels(leaf: np.ndarray, members: bool) -> np.ndarray:
-  """`[K, 1, 1, 1, ch]` -> `[K, ch]`, `[1, 1, 1, ch]` -> `[ch]`."""
-  return leaf.reshape((len(leaf), -1) if members else -1)
-
-
 def one(tree: Any) -> Any:
   """The only member."""
   return jax.tree.map(lambda leaf: leaf[0], tree)
@@ -119,11 +61,13 @@ def resnet(name: str) -> tuple[cases.Case, Ensemble, dict[str, Any], bool]:
   of_batch = options['is_training'] or options.get('test_local_stats', False)
   params = case.params()
   size, classes = params['res_net/~/final_fc']['b'].shape
-  member = ResNet(classes, depth_of(params))
+  member = ResNet(classes, haiku_resnet.depth_of(params))
   of = 'hidden' if options['is_training'] else 'average'
   variables = {
-      'params': {'member': resnet_params(params)},
-      'batch_stats': {'member': resnet_statistics(case.state(), of)},
+      'params': {'member': haiku_resnet.params(member, params)},
+      'batch_stats': {
+          'member': haiku_resnet.statistics(member, case.state(), of)
+      },
   }
   return case, Ensemble(member, size), variables, of_batch
 
@@ -158,7 +102,9 @@ def test_golden_resnets(name):
   rtol = TRAIN if of_batch else EVAL
   cases.assert_close(out.preds, case['out::preds'], rtol)
   if case.kwargs['is_training']:
-    recorded = resnet_statistics(case.tree('new_state'), 'hidden')
+    recorded = haiku_resnet.statistics(
+        network.member, case.tree('new_state'), 'hidden'
+    )
     chosen = int(case['z'][0])
     jax.tree.map(
         lambda got, expected: cases.assert_close(
@@ -214,42 +160,17 @@ def test_golden_resnet_gradients(name):
     return (out.preds * case['in::cot']).mean()
 
   got = jax.jit(jax.grad(value))(variables['params'])
-  recorded = {'member': resnet_params(case.tree('grads'))}
-  jax.tree.map(functools.partial(cases.assert_close, rtol=TRAIN), got, recorded)
-
-
-def drawn_cifar_prior(size: int, classes: int) -> cases.Params:
-  """The conv prior that enn draws and does not store, from its seed 23.
-
-  Haiku takes the second key of a sequence, one of its parts for each member,
-  and from that one key for each layer.
-  """
-  layers = {
-      'prior_conv': (5, 5, 3, 4),
-      'prior_conv_1': (5, 5, 4, 8),
-      'prior_conv_2': (5, 5, 8, 4),
-      'prior/~/linear_0': (64, classes),
-  }
-
-  def member(key):
-    params = {}
-    for module, shape in layers.items():
-      key, own = jax.random.split(key)
-      draw = jax.random.truncated_normal(own, -2.0, 2.0, shape)
-      kernel = draw / np.sqrt(np.prod(shape[:-1]))
-      params[module] = {'w': kernel, 'b': jnp.zeros(shape[-1:])}
-    return params
-
-  key, _ = jax.random.split(jax.random.PRNGKey(23))
-  _, key = jax.random.split(key)
-  params = jax.vmap(member)(jax.random.split(key, size))
-  return jax.tree.map(np.asarray, params)
+  recorded = haiku_resnet.params(network.member, case.tree('grads'))
+  close = functools.partial(cases.assert_close, rtol=TRAIN)
+  jax.tree.map(close, got, {'member': recorded})
 
 
 def test_drawn_prior_is_the_recorded_one():
+  """As JAX draws today: so the case was recorded."""
   case = cases.load_case('priors/cifar_conv_prior')
-  recorded = case.hidden('0')
-  jax.tree.map(cases.assert_close, drawn_cifar_prior(4, 5), recorded)
+  prior, recorded = conv_prior_of(case.hidden('0'))
+  drawn = haiku_resnet.draw_conv_prior(prior, case['in::x'], 5, 4, legacy=False)
+  jax.tree.map(cases.assert_close, drawn, recorded)
 
 
 # Of the configs in `enn/checkpoints`, where a case leaves them out.
@@ -258,8 +179,6 @@ CONFIGS = {
     'cifar100': {'epi_prior_scale': 0.5, 'add_prior_scale': 0.5},
     'imagenet': {'base_logits_scale': 1.25, 'add_prior_scale': 1.0},
 }
-# Depth by the version of the blocks and their number.
-DEPTHS = {('v1', 6): 18, ('v2', 16): 50, ('v2', 33): 101}
 
 
 def config_of(case: cases.Case) -> dict[str, Any]:
@@ -272,12 +191,6 @@ def config_of(case: cases.Case) -> dict[str, Any]:
   return options
 
 
-def depth_of(params: cases.Params) -> int:
-  blocks = {m[0] for k in params if (m := re.search(r'res_block_v\d[^/]*', k))}
-  (version,) = {re.search(r'v\d', block)[0] for block in blocks}
-  return DEPTHS[version, len(blocks)]
-
-
 def epinet(case: cases.Case) -> convert.Converted:
   """An epinet on a ResNet."""
   options, params = config_of(case), case.params()
@@ -285,28 +198,25 @@ def epinet(case: cases.Case) -> convert.Converted:
   frozen = options['freeze_base']
   base = hidden['base'] if frozen else {**params, **case.state()}
   base = {k: v for k, v in base.items() if k.startswith('res_net/')}
-  kernels = {k: v for k, v in base.items() if 'ema' not in k}
-  averages = {k: v for k, v in base.items() if 'ema' in k}
-  statistics = one(resnet_statistics(averages, 'average'))
   classes = base['res_net/~/final_fc']['b'].shape[-1]
+  net = ResNet(classes, haiku_resnet.depth_of(base))
+  statistics = one(haiku_resnet.statistics(net, base))
   dim = convert.index_dim(params, 'train_epinet', classes)
 
   def converted(params):
-    own = {'head': projected_mlp(params, 'train_epinet', dim)}
+    own = {'head': haiku.projected_mlp(params, 'train_epinet', dim)}
     if not frozen:
-      res_net = {k: v for k, v in params.items() if k.startswith('res_net/')}
-      own['base'] = one(resnet_params(res_net))
+      own['base'] = one(haiku_resnet.params(net, params))
     return own
 
-  matched = {'params': projected_mlp(params, 'prior_epinet', dim)}
+  matched = {'params': haiku.projected_mlp(params, 'prior_epinet', dim)}
   variables = {'params': converted(params), 'frozen': {'prior': matched}}
   if frozen:
     variables['frozen']['base'] = {
-        'params': one(resnet_params(kernels)), 'batch_stats': statistics
+        'params': one(haiku_resnet.params(net, base)), 'batch_stats': statistics
     }
   else:
     variables['batch_stats'] = {'base': statistics}
-  net = ResNet(classes, depth_of(kernels))
   network = Epinet(
       base=Frozen(net) if frozen else net,
       features=('pooled',),
@@ -319,8 +229,13 @@ def epinet(case: cases.Case) -> convert.Converted:
   )
   if scale := options['add_prior_scale']:
     recorded = [v for tag, v in hidden.items() if tag != 'base']
-    drawn = recorded or [drawn_cifar_prior(dim, classes)]
-    prior, weights = conv_prior(drawn[0])
+    if recorded:
+      prior, weights = conv_prior_of(recorded[0])
+    else:
+      prior = ConvPrior(**CIFAR)
+      weights = haiku_resnet.draw_conv_prior(
+          prior, case['in::x'], classes, dim, legacy=False
+      )
     network = WithPrior(network, {'image': ScaledPrior(prior, scale)})
     variables['frozen']['prior_image'] = {'params': weights}
   x = jnp.asarray(case['in::x'])
@@ -358,21 +273,26 @@ class Member(nn.Module):
     return nn.Dense(2, name='linear_1')(h), {}
 
 
+def channels(leaf: np.ndarray) -> np.ndarray:
+  """`[K, 1, ch]` -> `[K, ch]`."""
+  return leaf.reshape(len(leaf), -1)
+
+
 def norm_members(params: cases.Params) -> dict[str, Any]:
   norm = params['batch_norm']
   return {
-      'linear': dense(params['linear']),
+      'linear': haiku.dense(params['linear']),
       'norm': {
-          'scale': _channels(norm['scale'], True),
-          'bias': _channels(norm['offset'], True),
+          'scale': channels(norm['scale']),
+          'bias': channels(norm['offset']),
       },
-      'linear_1': dense(params['linear_1']),
+      'linear_1': haiku.dense(params['linear_1']),
   }
 
 
 def norm_statistics(state: cases.Params) -> dict[str, np.ndarray]:
   return {
-      name: _channels(state[f'batch_norm/~/{name}_ema']['hidden'], True)
+      name: channels(state[f'batch_norm/~/{name}_ema']['hidden'])
       for name in ('mean', 'var')
   }
 

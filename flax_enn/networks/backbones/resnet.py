@@ -23,9 +23,9 @@ from flax_enn.networks.layers import (
 )
 
 # Blocks in each group by depth. (What enn calls 18 has 14 layers.)
-_CIFAR = {n: (b,) * 3 for n, b in
-          {18: 2, 32: 5, 44: 7, 56: 9, 110: 18}.items()}  # fmt: skip
-_IMAGENET = {
+THIN = {n: (b,) * 3 for n, b in
+        {18: 2, 32: 5, 44: 7, 56: 9, 110: 18}.items()}  # fmt: skip
+BOTTLENECK = {
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -108,8 +108,8 @@ class ResNet(nn.Module):
 
   def _groups(self) -> tuple[bool, list[tuple[int, int]]]:
     """Whether it is a thin one; blocks and channels of each group."""
-    thin = self.depth in _CIFAR
-    known = _CIFAR | _IMAGENET
+    thin = self.depth in THIN
+    known = THIN | BOTTLENECK
     if self.depth not in known:
       raise ValueError(
           f'depth of ResNet is {self.depth}; set it to'
