@@ -67,7 +67,7 @@ def atomic_write(path: epath.Path, content: bytes, process: int = 0) -> None:
   if jax.process_index() != process:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
+  part = _part(path)
   with part.open('wb') as file:
     file.write(content)
     file.flush()
@@ -88,6 +88,42 @@ def _sync(file: Any) -> None:
   except (AttributeError, OSError):
     return
   os.fsync(descriptor)
+
+
+def check_new(folder: epath.Path) -> None:
+  """Raises a ValueError where a folder cannot be written as a whole."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise ValueError(
+        f'{folder} exists and is not an empty folder; choose another --out'
+    )
+  if (part := _part(folder)).exists():
+    raise ValueError(
+        f'{part} exists: another command writes it, or was killed. Remove it,'
+        ' or choose another --out'
+    )
+
+
+@contextlib.contextmanager
+def written_whole(folder: epath.Path) -> Generator[epath.Path]:
+  """Yields a folder to write to, which gets its name once all is in it.
+
+  After an error there is nothing.
+  """
+  check_new(folder)
+  part = _part(folder)
+  part.mkdir(parents=True)
+  try:
+    yield part
+    if folder.exists():
+      folder.rmdir()
+    part.rename(folder)
+  except BaseException:
+    part.rmtree()
+    raise
+
+
+def _part(path: epath.Path) -> epath.Path:
+  return path.with_name(f'{path.name}.part')
 
 
 def write_json(path: epath.Path, content: Any, process: int = 0) -> None:

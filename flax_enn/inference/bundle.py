@@ -36,35 +36,6 @@ FORMAT = 1
 Card = Mapping[str, Any]
 
 
-def check_new(path: epath.Path) -> None:
-  """Raises a ValueError where a bundle cannot be written."""
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise ValueError(
-        f'{path} exists and is not an empty folder; choose another --out'
-    )
-  if (part := _part(path)).exists():
-    raise ValueError(
-        f'{part} exists: another export writes it, or was killed. Remove it,'
-        ' or choose another --out'
-    )
-
-
-def write(path: epath.Path, files: Mapping[str, bytes]) -> None:
-  """Writes a folder, which gets its name once all files are in it."""
-  check_new(path)
-  part = _part(path)
-  part.mkdir(parents=True)
-  try:
-    for name, content in files.items():
-      run_folder.atomic_write(part / name, content)
-    if path.exists():
-      path.rmdir()
-    part.rename(path)
-  except BaseException:
-    part.rmtree()
-    raise
-
-
 def digest(content: bytes) -> str:
   """SHA-256 in hexadecimal digits, as `sha256sum` prints it."""
   return hashlib.sha256(content).hexdigest()
@@ -201,10 +172,6 @@ def read_indices(
   indices = _put(arrays['indices'], sharding.replicated(mesh))
   impl = header.get('__metadata__', {}).get('key_impl')
   return as_index(indices, impl), arrays['log_weights']
-
-
-def _part(path: epath.Path) -> epath.Path:
-  return path.with_name(f'{path.name}.part')
 
 
 def _put(array: np.ndarray, where: sharding.NamedSharding) -> jax.Array:

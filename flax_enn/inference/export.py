@@ -44,7 +44,7 @@ def export_bundle(
   """
   folder = epath.Path(run_or_bundle).expanduser()
   out = layout.absolute(epath.Path(out).expanduser())
-  bundle.check_new(out)
+  run_folder.check_new(out)
   stablehlo.check_platforms(platforms)
   # One device: what is exported knows no mesh.
   mesh = sharding.create_mesh({}, jax.local_devices()[:1])
@@ -68,5 +68,7 @@ def export_bundle(
   content = card.create(folder, found, seed, exported, files)
   files['README.md'] = card.readme(out.name, content, found.model).encode()
   files[bundle.CARD] = run_folder.to_json(content)
-  bundle.write(out, files)
+  with run_folder.written_whole(out) as part:
+    for name, data in files.items():
+      run_folder.atomic_write(part / name, data)
   return content

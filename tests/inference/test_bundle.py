@@ -327,7 +327,7 @@ def test_nothing_is_written_over(made, tmp_path):
     with pytest.raises(ValueError, match='is not an empty folder; choose anot'):
       export_bundle(made[0], out)
   (tmp_path / 'new.part').mkdir()
-  with pytest.raises(ValueError, match=r'new\.part exists: another export'):
+  with pytest.raises(ValueError, match=r'new\.part exists: another command'):
     export_bundle(made[0], tmp_path / 'new')
 
 
