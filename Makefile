@@ -50,7 +50,7 @@ test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
 	  FLAX_ENN_PAIRS=$${FLAX_ENN_PAIRS:-20} \
 	  $(PYTHON) $(PYTEST) -m slow tests/faults tests/test_resume.py \
 	  tests/test_signals.py tests/test_processes.py \
-	  tests/test_compilation_cache.py
+	  tests/test_compilation_cache.py tests/checkpoints/test_haiku_pickle.py
 
 test-matrix: test-lowest test-newest  ## Run the tests on the oldest and the newest dependencies.
 

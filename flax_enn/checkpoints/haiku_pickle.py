@@ -228,7 +228,10 @@ class _Machine:
   def _end(self) -> Any:
     rest = len(self._content) - self._at
     if len(self._stack) != 1 or self._below or rest:
-      raise ValueError(f'it ends here, and {rest} bytes or an object too early')
+      raise ValueError(
+          f'it ends with {len(self._stack)} objects and {rest} bytes left over,'
+          ' expected one object and none'
+      )
     return self._stack[0]
 
   def _do(self, operation: bytes) -> None:
