@@ -74,11 +74,15 @@ def fetch(url: str) -> bytes:
     opener.add_handler(handler)
   try:
     with opener.open(url, timeout=_TIMEOUT) as response:
-      content = response.read(_MOST_BYTES)
-      rest = response.read(1)
+      content = bytearray()
+      while len(content) <= _MOST_BYTES and (part := response.read(2**20)):
+        content += part
+      # Read in parts, it does not say that one is missing.
+      length = response.headers.get('Content-Length', '')
+      expected = int(length) if length.isdecimal() else len(content)
   except urllib.error.HTTPError as e:
     what = f'{url} cannot be had: HTTP {e.code} {e.reason}'
-    raise (ValueError if 400 <= e.code < 500 else OSError)(what) from e
+    raise (ValueError if e.code < 500 else OSError)(what) from e
   except urllib.error.URLError as e:
     if isinstance(e.reason, ssl.SSLCertVerificationError):
       raise ValueError(
@@ -91,6 +95,10 @@ def fetch(url: str) -> bytes:
     raise OSError(f'{url} cannot be reached: {e.reason}') from e
   except (http.client.HTTPException, OSError) as e:
     raise OSError(f'{url} was cut off ({type(e).__name__}: {e})') from e
-  if rest:
+  if len(content) > _MOST_BYTES:
     raise ValueError(f'{url} has more than {_MOST_BYTES} bytes')
-  return content
+  if len(content) != expected:
+    raise OSError(
+        f'{url} was cut off: {len(content)} bytes came, expected {expected}'
+    )
+  return bytes(content)
