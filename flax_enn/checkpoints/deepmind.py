@@ -34,7 +34,8 @@ _OUT = flags.DEFINE_string(
 _DOWNLOAD = flags.DEFINE_bool(
     'download',
     False,
-    'Downloads files that are missing into --files, over TLS that is verified.',
+    'Downloads what is missing into --files, and the file of --compare: over'
+    ' TLS that is verified.',
 )
 _URL = flags.DEFINE_string(
     'url', catalogue.URL, 'Where --download finds the files: https alone.'
@@ -109,8 +110,11 @@ def compare(entry: catalogue.Entry, out: epath.Path) -> None:
   """
   if (found := catalogue.read_card(out)['entry']) != entry.name:
     raise ValueError(f'{out} is an import of {found}, not of {entry.name}')
-  rows = enn_figures.compare(out, _COMPARE.value or '')
-  print(f'\n{out} on {_COMPARE.value}:\n\n{enn_figures.table(rows)}')
+  path = epath.Path(_COMPARE.value or '').expanduser()
+  if _DOWNLOAD.value:
+    download.fetch_missing([path.name], path.parent, _URL.value)
+  rows = enn_figures.compare(out, path)
+  print(f'\n{out} on {path}:\n\n{enn_figures.table(rows)}')
   figures = enn_figures.FIGURES.get(entry.name)
   if not figures:
     print(f'\nenn printed no figures of {entry.name}')
@@ -119,7 +123,7 @@ def compare(entry: catalogue.Entry, out: epath.Path) -> None:
   if wrong := enn_figures.differences(rows, figures):
     raise ValueError(
         f'{out} does not score what enn printed:{format_list(wrong)}\n'
-        f'is {_COMPARE.value} the file that it printed them of?'
+        f'is {path} the file that it printed them of?'
     )
   print('\nThey agree.')
 
