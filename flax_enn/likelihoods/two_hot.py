@@ -72,10 +72,10 @@ class TwoHot(Likelihood):
     shift = outputs[..., self.atoms :]
     return outputs[..., : self.atoms], shift.sum(-1, keepdims=True)
 
-  def weights(self, y: jax.Array) -> jax.Array:
-    """`[..., atoms]` the two-hot form of y `[..., 1]`, cut to the atoms.
+  def two_hot(self, y: jax.Array) -> jax.Array:
+    """`[..., atoms]` weights of the two atoms beside y `[..., 1]`.
 
-    Weights of the two atoms beside y whose mean it is.
+    Their mean is y, or the nearest atom where y is beyond all.
     """
     place = (promote_to_float32(y) - self.low) / self._width
     place = jnp.clip(place, 0, self.atoms - 1)

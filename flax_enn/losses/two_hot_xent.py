@@ -40,5 +40,5 @@ class TwoHotXent:
           f' {atoms}; set likelihood to two_hot'
       )
     logits, shift = atoms.parts(outputs.preds)
-    q = atoms.weights(batch.y - jax.lax.stop_gradient(shift))
+    q = atoms.two_hot(batch.y - jax.lax.stop_gradient(shift))
     return -(q * jax.nn.log_softmax(logits)).sum(-1)
