@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_enn.checkpoints import haiku_resnet
 from flax_enn.networks.backbones.lenet5 import LeNet5
 from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.backbones.vgg import VGG
@@ -24,13 +25,7 @@ from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases
 from tests.golden.convert import dense, hiddens
-from tests.golden.test_golden_resnets import (
-  EVAL,
-  TRAIN,
-  depth_of,
-  resnet_params,
-  resnet_statistics,
-)
+from tests.golden.test_golden_resnets import EVAL, TRAIN, one
 
 ENSEMBLES = cases.names(
     'networks/lenet5 vgg_eval vgg_train',
@@ -157,14 +152,16 @@ def test_golden_resnets_with_a_prior_of_the_image(name):
   own = {k: v for k, v in params.items() if k.startswith('res_net/')}
   train = case.kwargs['is_training']
   of = 'hidden' if train else 'average'
-  base = ResNet(case.kwargs['num_classes'], depth_of(own))
+  own, state = (  # enn keeps a single network without an axis of members
+      {m: {k: v[None] for k, v in leaves.items()} for m, leaves in tree.items()}
+      for tree in (own, case.state())
+  )
+  base = ResNet(case.kwargs['num_classes'], haiku_resnet.depth_of(own))
   scaled = ScaledPrior(prior, case.kwargs['prior_scale'])
   network = WithPrior(Deterministic(base), {'image': scaled})
   variables = {
-      'params': {'base': resnet_params(own, members=False)},
-      'batch_stats': {
-          'base': resnet_statistics(case.state(), of, members=False)
-      },
+      'params': {'base': one(haiku_resnet.params(base, own))},
+      'batch_stats': {'base': one(haiku_resnet.statistics(base, state, of))},
       'frozen': {'prior_image': {'params': random}},
   }
   out, _ = jax.jit(
