@@ -44,6 +44,7 @@ from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
+from flax_enn.nnx_bridge import as_nnx
 from flax_enn.sampling import over_index, reduce_over_index
 
 __version__ = '0.1.0'
@@ -86,6 +87,7 @@ __all__ = [
     'Variables',
     'WithPrior',
     'Xent',
+    'as_nnx',
     'over_index',
     'reduce_over_index',
 ]

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
         'annotations', 'checkpoint_flags', 'command_line',
-        'compilation_cache', 'coordinator',
-        'core', 'distributed', 'indexers', 'loggers', 'run_folder', 'skipped',
-        'switches', 'throttle', 'waiting', 'workdir_lock',
+        'compilation_cache', 'coordinator', 'core', 'distributed', 'indexers',
+        'loggers', 'nnx_bridge', 'run_folder', 'skipped', 'switches',
+        'throttle', 'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
