@@ -13,7 +13,12 @@ from flax_enn.networks.layers import run_base
 
 
 class Deterministic(nn.Module):
-  """The base alone: what an epinet is compared with, and warm-starts from.
+  """`base(x)`: what an epinet is compared with, and warm-starts from.
+
+  Use: a conventional network, as a base to train first and as the reference.
+  Cost: none for another index; no parameters beside those of the base.
+  Config: dict(name='deterministic', base=dict(name='mlp', hiddens=(50, 50)))
+  Source: enn `networks/base.py`, networks that ignore their index.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`.

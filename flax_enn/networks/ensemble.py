@@ -28,6 +28,13 @@ class Ensemble(nn.Module):
   "ensemble+": Osband et al., "Randomized Prior Functions for Deep Reinforcement
   Learning", arXiv:1806.03335.
 
+  Use: the strongest plain reference, where K times the cost is no matter.
+  Cost: K forwards whatever the number of indices; K times the parameters.
+  Config: dict(name='ensemble', size=10, member=dict(name='mlp',
+    hiddens=(50, 50)))
+  Source: Lakshminarayanan et al., arXiv:1612.01474; enn
+    `networks/ensembles.py`, `einsum_mlp.py`.
+
   Attributes:
     member: a backbone, `(x, *, train) -> (logits [B, C], features)`.
     size: number of members K.

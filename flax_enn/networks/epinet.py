@@ -24,6 +24,13 @@ class Epinet(nn.Module):
   The prior is a frozen network of the head's form (the matched prior). Priors
   of the input are added by `WithPrior`.
 
+  Use: the default: joint predictions for any base, trained or not, at the cost
+    of a small head.
+  Cost: that of a small perceptron of the features for every index; no base.
+  Config: dict(name='epinet', features=('inputs', 'hidden_1'), index_dim=10,
+    base=dict(name='mlp', hiddens=(50, 50)))
+  Source: arXiv:2107.08924, section 3; enn `networks/epinet`.
+
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`; wrap it in
       `Frozen` where it is trained already.

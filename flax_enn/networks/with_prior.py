@@ -37,6 +37,14 @@ class WithPrior(nn.Module):
   those of a prior lie in `frozen/prior_NAME`. A config needs no section for it:
   `priors` in any network's own section is enough.
 
+  Use: random functions beside any network, which keep functions apart where
+    there are no data.
+  Cost: that of the network and its priors; a basis runs once for all indices.
+  Config: dict(name='ensemble', size=10, member=dict(name='mlp',
+    hiddens=(50, 50)), priors=dict(matched=dict(name='ensemble_prior',
+    member=dict(name='mlp', hiddens=(50, 50)))))
+  Source: arXiv:1806.03335; enn `networks/priors.py`, `combiners.py`.
+
   Attributes:
     network: any epistemic network.
     priors: by name, modules or `ScaledPrior`s.
