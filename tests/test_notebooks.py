@@ -17,7 +17,8 @@ def code(path):
 
 
 def test_there_are_some():
-  assert {path.stem for path in NOTEBOOKS} >= {'demo', 'epinet_on_a_frozen_base'}
+  names = {path.stem for path in NOTEBOOKS}
+  assert names >= {'demo', 'epinet_on_a_frozen_base'}
   assert all(code(path) for path in NOTEBOOKS)
 
 
