@@ -158,7 +158,9 @@ def _check_network(trainer: Trainer) -> None:
           f'config.network: the parameter {path} is {leaf.dtype}'
           f'{list(leaf.shape)}; parameters are real and have an entry at least'
       )
-  if not jax.tree.leaves(state.params):
+  # Statistics are fitted too: a posterior of a frozen base has nothing else.
+  fitted = {k: v for k, v in state.collections.items() if k != 'frozen'}
+  if not jax.tree.leaves((state.params, fitted)):
     raise ValueError(
         'config.network has no parameter to train: all of it is frozen'
     )

@@ -53,7 +53,7 @@ def init_state(
   """
   keys = run_keys(seed)
   variables = dict(init_variables(network, keys, x))
-  params = variables.pop('params')
+  params = variables.pop('params', {})
   return TrainState(
       step=jnp.int32(0),
       key=keys['steps'],
