@@ -43,7 +43,7 @@ class Combined(nn.Module):
   stop_gradient: bool = False
 
   @property
-  def indexer(self) -> Indexer:
+  def indexer(self) -> Indexer | PrngIndexer:
     return PrngIndexer() if self._base_indexer else self.head.indexer
 
   @property

@@ -78,8 +78,7 @@ class LinearEnsemble(nn.Module):
 
 def example() -> Example:
   """A tiny linear ensemble, for the tests of the laws."""
-  net = LinearEnsemble(
-      MLP(hiddens=(6, 5), classes=3), ('inputs', 'hidden_1'), index_dim=4
-  )
+  base = MLP(hiddens=(6,), classes=3)
+  net = LinearEnsemble(base, ('inputs', 'hidden_0'), index_dim=4)
   x = jax.random.normal(jax.random.key(0), (8, 4))
   return Example(net, x, index_free=('base',))

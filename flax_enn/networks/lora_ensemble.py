@@ -93,8 +93,7 @@ class LowRank(nn.Module):
 
 def example() -> Example:
   """Tiny members of one base, for the tests of the laws."""
-  net = LoraEnsemble(
-      MLP(hiddens=(6, 5), classes=3), 8, rank=2, layers='layer_[12]'
-  )
+  base = MLP(hiddens=(6,), classes=3)
+  net = LoraEnsemble(base, 8, rank=2, layers='layer_1')
   x = jax.random.normal(jax.random.key(0), (8, 4))
   return Example(net, x, index_free=('layer_0',))

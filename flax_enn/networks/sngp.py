@@ -121,7 +121,7 @@ class RandomFeatures(nn.Module):
 
 def example() -> Example:
   """A tiny process on normed features, for the tests of the laws."""
-  base = SpectralNorm(MLP(hiddens=(6,), classes=5), iterations=2)
+  base = SpectralNorm(MLP(hiddens=(), classes=5), iterations=2)
   net = Sngp(base, ('logits',), classes=3, num_features=7)
   x = jax.random.normal(jax.random.key(0), (8, 4))
   return Example(net, x, index_free=('layer_0', 'random'))

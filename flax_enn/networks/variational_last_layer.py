@@ -82,8 +82,7 @@ class VariationalLastLayer(nn.Module):
 
 def example() -> Example:
   """A tiny Bayesian last layer, for the tests of the laws."""
-  net = VariationalLastLayer(
-      MLP(hiddens=(6,), classes=5), ('logits',), classes=3
-  )
+  base = MLP(hiddens=(), classes=5)
+  net = VariationalLastLayer(base, ('logits',), classes=3)
   x = jax.random.normal(jax.random.key(0), (8, 4))
   return Example(net, x, index_free=('base',))
