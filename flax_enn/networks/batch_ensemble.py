@@ -24,7 +24,7 @@ class BatchEnsemble(nn.Module):
     for each layer.
   Config: dict(name='batch_ensemble', size=8, base=dict(name='mlp',
     hiddens=(50, 50)))
-  Source: Wen et al., arXiv:2002.06715, equations 1 and 5.
+  Source: Wen et al., arXiv:2002.06715, section 3.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`. Batch

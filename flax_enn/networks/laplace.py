@@ -40,7 +40,7 @@ class Laplace(nn.Module):
   Config: dict(name='laplace', features=('hidden_1',), base=dict(name='mlp',
     hiddens=(50, 50), frozen=True))
   Source: arXiv:2106.14806, section 3; low rank: Tropp et al.,
-    arXiv:1706.05736, algorithm 3.
+    arXiv:1706.05736.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`, that is

@@ -24,8 +24,8 @@ class LoraEnsemble(nn.Module):
     K rank (inputs + outputs) parameters for each.
   Config: dict(name='lora_ensemble', size=8, layers=r'.*(query|value)',
     base=dict(name='bert', frozen=True))
-  Source: Hu et al., arXiv:2106.09685, section 4.1; as an ensemble: Wang et al.,
-    arXiv:2310.00035, Muehlematter et al., arXiv:2405.14438.
+  Source: Hu et al., arXiv:2106.09685, section 4.1; as an ensemble:
+    arXiv:2310.00035, arXiv:2405.14438.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`; wrap it in

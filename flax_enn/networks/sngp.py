@@ -39,8 +39,8 @@ class Sngp(nn.Module):
     parameters, and M^2 numbers of the precision.
   Config: dict(name='sngp', features=('hidden_1',), base=dict(
     name='spectral_norm', net=dict(name='mlp', hiddens=(50, 50))))
-  Source: arXiv:2006.10108, equations 9 and 10, algorithm 1, with the Gaussian
-    precision of the published code.
+  Source: arXiv:2006.10108, section 3.2 and algorithm 1, with the precision of
+    a Gaussian likelihood, as in the published code by default.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits, features)`, whose logits are
