@@ -2,8 +2,10 @@
 
 import json
 import math
+import operator
 from typing import ClassVar
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from flax_enn.data.regression import Regression
 from flax_enn.training import load_config, train_and_evaluate
 from tests import tiny
-from tests.data import fake_tfds
+from tests.data import fake_tfds, test_sentences
 from tests.test_resume import curves
 
 CONFIGS = sorted(path.stem for path in (tiny.ROOT / 'configs').glob('*.py'))
@@ -25,6 +27,9 @@ CIFAR = ['32', '44', '56', '110']
 IMAGENET = ['101', '152', '200']
 VARIANTS = {
     'digits_epinet': ['joint'],
+    # The larger ones need more memory than each emulated device has.
+    'cola_bert': ['small', 'large', 'sst2', 'tiny'],
+    'cola_epinet': ['small', 'large', 'sst2', 'joint'],
     'imagenet_resnet': IMAGENET,
     'imagenet_epinet': IMAGENET,
     **dict.fromkeys(CONFIGS_OF_CIFAR, CIFAR),
@@ -186,11 +191,16 @@ def test_config_fits_together_at_full_size(name, variant, data_dir):
     config.dataset.data_dir = str(data_dir)
   if config.dataset.name == 'arrays':
     config.dataset.path = str(data_dir / 'fashion_mnist.npz')
+  if config.dataset.name == 'cola':
+    config.dataset.data_dir = str(test_sentences.write(data_dir))
   config.dataset.workers = 0
   trainer = tiny.built(config)
   x = trainer.model.preprocess(trainer.dataset.load('train')[0]['x'])
-  spec = trainer.model.input_spec
-  assert (x.shape, x.dtype) == (spec.shape, spec.dtype)
+  forms = (
+      jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+      for tree in (x, trainer.model.input_spec)
+  )
+  assert operator.eq(*forms)
 
 
 def smoke(name, variant=''):
