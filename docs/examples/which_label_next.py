@@ -83,12 +83,11 @@ def by_information(predictor, x, targets, rng):
 
 def by_priority(priority, predictor, x, targets, rng):
   """One of the priorities that need no label, at the weighted indices."""
-  del targets
+  del targets, rng
   logits = jnp.asarray(predictor.logits(x))
   return priority(
       active_learning.log_probs(MODEL.likelihood, logits),
       log_weights=predictor.log_weights,
-      key=jax.random.key(rng.integers(2**31)),
   )
 
 
@@ -104,7 +103,7 @@ RULES = {
     **{
         name: functools.partial(by_priority, priority)
         for name, priority in active_learning.PRIORITIES.items()
-        if not name.endswith('nll')
+        if name not in ('uniform', 'nll', 'joint_nll')
     },
 }
 CHOSEN = flags.DEFINE_multi_enum(

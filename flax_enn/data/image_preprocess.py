@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_enn.data.preprocess import Pixels
+from flax_enn.data.preprocess import Pixels, Preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,16 @@ class PerImage:
   at least 1 / sqrt(entries), which keeps an even image at 0.
 
   Attributes:
-    pixels: from the image as it is stored to floats in [0, 1].
+    before: from the image as it is stored to floats in [0, 1].
   """
 
-  pixels: Pixels
+  before: Preprocess
 
   def __call__(self, x: Any) -> np.ndarray:
-    x = self.pixels(x)
+    return self.standardized(self.before(x))
+
+  def standardized(self, x: np.ndarray) -> np.ndarray:
+    """An image of floats."""
     std = max(float(x.std()), 1 / math.sqrt(x.size))
     return (x - x.mean()) / np.float32(std)
 

@@ -10,6 +10,7 @@ import pytest
 
 from flax_enn import build
 from flax_enn.data import ArraySource, Pixels
+from flax_enn.data.arrays import Arrays
 from flax_enn.data.base import Dataset
 from flax_enn.data.corrupted import Corrupted
 from flax_enn.data.held_out_classes import HeldOutClasses
@@ -17,6 +18,7 @@ from flax_enn.data.image_preprocess import CentralCrop, PerImage
 from flax_enn.data.regression import Regression
 from flax_enn.data.repeated import Repeated
 from flax_enn.data.replaced_train import ReplacedTrain
+from flax_enn.data.standardized_images import StandardizedImages
 from flax_enn.data.toy_moons import ToyMoons
 from flax_enn.data.two_moons import TwoMoons
 from flax_enn.likelihoods import Categorical
@@ -240,6 +242,24 @@ def test_images_that_are_standardized_by_themselves():
   )
   even = PerImage(Pixels((12, 10, 3)))(np.full((12, 10, 3), 9, np.uint8))
   np.testing.assert_allclose(even, 0, atol=1e-6)
+
+
+def test_any_images_can_be_standardized_by_themselves(tmp_path):
+  x = np.stack([photo(12, 10, seed=i) for i in range(4)])
+  parts = {f'{n}_{s}': v for s in ('train', 'test')
+           for n, v in (('x', x), ('y', np.arange(4)))}  # fmt: skip
+  np.savez(tmp_path / 'a.npz', **parts)
+  arrays = Arrays(str(tmp_path / 'a.npz'), flip=True)
+  dataset = StandardizedImages(arrays)
+  expected = np.stack([PerImage(Pixels((12, 10, 3)))(image) for image in x])
+  np.testing.assert_allclose(images(dataset, 'test'), expected, rtol=1e-6)
+  batch = next(train_batches(dataset, batch_size=4))
+  for image, i in zip(batch.x, batch.id):
+    kept, mirrored = (
+        np.allclose(image, e, atol=1e-5)
+        for e in (expected[i], expected[i][:, ::-1])
+    )
+    assert kept or mirrored
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""Any images, each standardised by itself."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from flax_enn.data.base import Wrapped
+from flax_enn.data.image_preprocess import PerImage
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardizedImages(Wrapped):
+  """A data set whose images have mean 0 and deviation 1, each by itself.
+
+  After what its own augmentation does in training. `Mnist` does so itself; this
+  is for an `arrays` data set of images, or another of TFDS.
+  """
+
+  @property
+  def preprocess(self) -> PerImage:
+    return PerImage(self.dataset.preprocess)
+
+  def augment(self, x: Any, rng: np.random.Generator) -> np.ndarray:
+    return self.preprocess.standardized(self.dataset.augment(x, rng))
