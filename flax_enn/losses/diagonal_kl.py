@@ -1,6 +1,7 @@
 """The divergence of independent Gaussian weights from their prior."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,16 @@ class DiagonalKL:
     total = jnp.zeros(())
     for m, r in zip(jax.tree.leaves(mean), jax.tree.leaves(rho)):
       m = promote_to_float32(m) / self.prior_scale
-      s = jax.nn.softplus(promote_to_float32(r)) / self.prior_scale
-      total += 0.5 * (jnp.square(s) + jnp.square(m) - 1 - 2 * jnp.log(s)).sum()
+      r = promote_to_float32(r)
+      s = jax.nn.softplus(r) / self.prior_scale
+      log_s = _log_softplus(r) - math.log(self.prior_scale)
+      total += 0.5 * (jnp.square(s) + jnp.square(m) - 1 - 2 * log_s).sum()
     return total / context.num_examples
+
+
+def _log_softplus(r: jax.Array) -> jax.Array:
+  """Below -20 it is r to all digits, where softplus underflows at last."""
+  return jnp.log(jax.nn.softplus(jnp.maximum(r, -20))) + jnp.minimum(r + 20, 0)
 
 
 def trees(

@@ -65,6 +65,15 @@ def test_diagonal_kl_is_least_at_the_prior():
   np.testing.assert_allclose(flat(grads), 0, atol=1e-7)
 
 
+def test_diagonal_kl_of_a_vanishing_spread_is_finite():
+  params = {'mean': {'a': np.zeros(1)}, 'rho': {'a': np.full(1, -200.0)}}
+  value, grads = jax.value_and_grad(
+      lambda params: score(losses.DiagonalKL(1.0), params=params)
+  )(params)
+  np.testing.assert_allclose(value, (200 - 0.5) / EXAMPLES, rtol=1e-5)
+  np.testing.assert_allclose(grads['rho']['a'], -1 / EXAMPLES, rtol=1e-5)
+
+
 def test_linear_kl_of_as_many_directions_as_weights_is_that_of_gaussians():
   """u = z W + b then has a density: N(b, s^2 W'W)."""
   scale, weights = 0.7, 10
@@ -238,7 +247,8 @@ def test_l2_penalty_by_path_is_a_value():
 
 
 def test_gaussian_inputs_have_the_form_of_the_data():
-  tree = {'a': np.zeros((4000, 3), np.float32), 'b': np.zeros((4000, 2))}
+  shapes = {'a': ((4000, 3), np.float32), 'b': ((4000, 2), np.float16)}
+  tree = {name: np.zeros(*form) for name, form in shapes.items()}
   ones = np.ones(4000)
   batch = Batch(tree, ones, 2 * ones, np.arange(4000), 0 * ones)
   found = losses.GaussianInputs(3.0)(batch, jax.random.key(0))
