@@ -56,8 +56,11 @@ class LinearKL:
       w = promote_to_float32(w).reshape(len(w), -1)
       square += w @ w.T
       projected += w @ promote_to_float32(b).ravel()
-    values, vectors = jnp.linalg.eigh(square + _JITTER * jnp.eye(dim))
-    length = (jnp.square(projected @ vectors) / values).sum()
-    total = values.sum() - dim - jnp.log(values).sum()
-    total += length / self.prior_scale**2
+    square += _JITTER * jnp.eye(dim)
+    # Not by eigenvalues, whose gradient is NaN where two are equal.
+    root = jnp.linalg.cholesky(square)
+    half = jax.scipy.linalg.solve_triangular(root, projected, lower=True)
+    log_det = 2 * jnp.log(jnp.diagonal(root)).sum()
+    total = jnp.trace(square) - dim - log_det
+    total += jnp.square(half).sum() / self.prior_scale**2
     return 0.5 * total / context.num_examples

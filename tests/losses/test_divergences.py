@@ -91,6 +91,15 @@ def test_linear_kl_of_as_many_directions_as_weights_is_that_of_gaussians():
   np.testing.assert_allclose(found, expected / EXAMPLES, rtol=1e-3)
 
 
+def test_linear_kl_has_a_gradient_where_directions_are_orthogonal():
+  params = {'mean': {'a': jnp.ones(3)}, 'directions': {'a': jnp.eye(3)}}
+  grads = jax.grad(lambda p: score(losses.LinearKL(), params=p))(params)
+  # Of (tr S - log det S) / 2 it is 0 there, and b' S^-1 b / 2 is what is left.
+  found = EXAMPLES * grads['directions']['a']
+  np.testing.assert_allclose(found, 0, atol=1e-4)
+  np.testing.assert_allclose(EXAMPLES * grads['mean']['a'], 1, rtol=1e-4)
+
+
 @pytest.mark.parametrize('share', [0.0, 0.6, 1.0])
 def test_mixture_kl_is_the_log_ratio_at_the_weights(share):
   loss = losses.MixtureKL(0.7, 0.3, share)
