@@ -43,7 +43,8 @@ def default_config() -> ml_collections.ConfigDict:
     optimizer: see `flax_enn/training/optimizer.py`.
     init: None, or the run whose modules this one starts from: `workdir`
       (relative to this run's own), `step` (`latest`, `best` or a number) and
-      `modules`, target module -> source module.
+      `modules`, target module -> source module; or a `file` of another library,
+      see `flax_enn/checkpoints/foreign.py`.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
     sharding: logical axis -> axes of the mesh; see `flax_enn/sharding.py`.
     eval: the run's own evaluation: `every` (steps; 0 for the end only),

@@ -9,6 +9,7 @@
 A module's variables lie in `params/MODULE`, `batch_stats/MODULE` … or, where it
 is wrapped in `Frozen`, in `frozen/MODULE/params`, `frozen/MODULE/batch_stats` …
 Either side may have either form: usually a trained base becomes a frozen one.
+With `file` in place of `workdir`, it is a file of another library: `foreign`.
 """
 
 from collections.abc import Mapping
@@ -17,11 +18,15 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
+import numpy as np
 
-from flax_enn.checkpoints import layout
+from flax_enn.checkpoints import foreign, layout
 from flax_enn.checkpoints.partial_read import read_arrays
 
-_FIELDS = {'workdir', 'step', 'modules'}
+_FIELDS = {
+    'workdir': {'workdir', 'step', 'modules'},
+    'file': {'file', 'modules', 'sha256'},
+}
 
 
 def check_init(
@@ -42,6 +47,11 @@ def check_init(
     StorageError: the source cannot be read now.
   """
   if not init:
+    return
+  if _check_fields(init) == 'file':
+    found = foreign.variables(init, workdir)
+    if state is not None:
+      _match_foreign(init, found, _targets(state))
     return
   path = _source(init, workdir)
   saved = _saved(path)
@@ -73,12 +83,17 @@ def warm_start(
   """
   if not init:
     return state
-  path = _source(init, workdir)
-  variables = _targets(state)
-  # One read per module: two that come from the same one must not share arrays.
-  for pairs in _match(init, path, _saved(path), variables):
-    variables |= _read(path, pairs, variables)
-  logging.info('Warm start of %s from %s', dict(init['modules']), path)
+  variables, source = _targets(state), _check_fields(init)
+  if source == 'file':
+    found = foreign.variables(init, workdir)
+    for target, value in _match_foreign(init, found, variables).items():
+      variables[target] = _place(value, variables[target])
+  else:
+    path = _source(init, workdir)
+    # One read per module: two from the same one must not share arrays.
+    for pairs in _match(init, path, _saved(path), variables):
+      variables |= _read(path, pairs, variables)
+  logging.info('Warm start of %s from %s', [*init['modules']], init[source])
   placed = jax.tree_util.tree_map_with_path(
       lambda p, _: variables[layout.path_name(p)], _variables(state)
   )
@@ -103,18 +118,63 @@ def _read(
   return {target: arrays[source] for target, source in pairs.items()}
 
 
-def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
-  """The folder of the checkpoint that `config.init` names."""
-  if unknown := set(init) - _FIELDS:
+def _check_fields(init: Mapping[str, Any]) -> str:
+  """Whether `config.init` names a `workdir` or a `file`."""
+  source = 'file' if 'file' in init else 'workdir'
+  known = _FIELDS[source]
+  if unknown := set(init) - known:
     raise ValueError(
-        f'there is no field {sorted(unknown)}; known: {sorted(_FIELDS)}'
+        f'there is no field {sorted(unknown)}; known: {sorted(known)}'
     )
-  if missing := {'workdir', 'modules'} - set(init):
+  if missing := {source, 'modules'} - set(init):
     raise ValueError(f'it needs the fields {sorted(missing)}')
   if not init['modules']:
     raise ValueError(
         "modules is empty; expected {'module here': 'module there'}"
     )
+  return source
+
+
+def _match_foreign(
+    init: Mapping[str, Any],
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    targets: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+  """Path in this run's state -> its value, checked to fit."""
+  values = {}
+  for module, arrays in found.items():
+    here = _module(targets, module, 'the network of this run')
+    specs = {
+        name: layout.to_stored_spec(targets[full])
+        for name, full in here.items()
+    }
+    # Numbers of any kind become those of the variable.
+    theirs = {
+        name: jax.ShapeDtypeStruct(
+            array.shape, specs[name].dtype if name in specs else array.dtype
+        )
+        for name, array in arrays.items()
+    }
+    if wrong := layout.differences(theirs, specs):
+      raise ValueError(
+          f'modules.{module}: {init["file"]} does not fit module {module!r} of'
+          f' this network:{layout.format_list(wrong)}\n'
+          'change the table of names, or the network'
+      )
+    values |= {full: arrays[name] for name, full in here.items()}
+  return values
+
+
+def _place(value: np.ndarray, like: jax.Array) -> jax.Array:
+  """The same array of every process, where another one lies."""
+  value = np.asarray(value, like.dtype)
+  return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda part: value[part]
+  )
+
+
+def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
+  """The folder of the checkpoint that `config.init` names."""
   source = layout.absolute(init['workdir'], base=workdir)
   found = f'workdir is {init["workdir"]!r}, which is {source}:'
   steps = layout.steps(source)

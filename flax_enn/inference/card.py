@@ -14,7 +14,7 @@ import jax
 from jax import export
 
 from flax_enn import build, run_folder
-from flax_enn.checkpoints import layout
+from flax_enn.checkpoints import catalogue, layout
 from flax_enn.inference import bundle
 from flax_enn.inference.stored import Stored
 from flax_enn.model import Model
@@ -42,10 +42,12 @@ def create(
   config = run_folder.read_json(folder / 'config.json')
   if bundle.is_bundle(folder):
     old = bundle.read_card(folder)
-    metrics = old.get('metrics', {})
+    metrics, source = old.get('metrics', {}), old.get('imported')
     seed = old['seed'] if seed is None else seed
   else:
-    metrics = _metrics(folder, found.step)
+    metrics, source = _metrics(folder, found.step), None
+    if (folder / catalogue.IMPORT).exists():
+      source = catalogue.read_card(folder)
   first = next(iter(exported.values()))
   return {
       'format': bundle.FORMAT,
@@ -57,6 +59,7 @@ def create(
       'num_indices': len(found.indices),
       'seed': seed,
       'metrics': metrics,
+      **({'imported': source} if source else {}),
       'versions': {
           'python': platform.python_version(),
           'flax_enn': sys.modules['flax_enn'].__version__,

@@ -18,7 +18,7 @@ from flax_enn.checkpoints import (
     enn_figures,
     haiku_resnet,
 )
-from flax_enn.inference import Predictor
+from flax_enn.inference import Predictor, export_bundle
 from flax_enn.sampling import over_index
 from flax_enn.training import train_and_evaluate
 from tests import commands, tiny
@@ -273,6 +273,15 @@ def test_warm_start_and_evaluation(epinet, downloads, tmp_path):
     assert found[who] == pytest.approx(trained['test'][who], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_bundle_says_where_it_is_from(epinet, tmp_path):
+  for source, out in ((epinet[0], 'a'), (tmp_path / 'a', 'b')):
+    card = export_bundle(
+        source, tmp_path / out, num_indices=2, platforms=['cpu']
+    )
+    assert card['imported'] == epinet[1]
+
+
 def changed(name, collection, module, leaf):
   """A change of one array of a file."""
 
@@ -480,6 +489,7 @@ def command():
     yield lambda folder, *args: run(folder, [script, *args])
 
 
+@pytest.mark.slow
 def test_command_line(command, downloads, epinet, tmp_path):
   name = 'resnet18_epinet_cifar100'
   given = (name, f'--files={downloads}', '--out=run')

@@ -161,6 +161,7 @@ def test_too_much(trusted, monkeypatch):
     download.fetch(f'{of.url}/a.npzs')
 
 
+@pytest.mark.slow
 def test_command_line(certificates, tmp_path):
   """The card has where from; an untrusted server is one sentence."""
   script = tiny.ROOT / 'flax_enn' / 'checkpoints' / 'deepmind.py'

@@ -47,6 +47,8 @@ class ResNet(nn.Module):
     channels: outputs of each group; (256, 512, 1024, 2048) or (16, 32, 64).
     bn_batch: examples that share batch statistics, see `BatchNorm`.
     bn_momentum: of the running batch statistics.
+    padding: of convolutions and pooling: `SAME`, as in enn, or `symmetric`, as
+      in PyTorch; they differ where the stride is 2.
     remat: whether training computes what is inside a block again in the
       backward pass, to save memory.
     dtype: of the computation up to the pooled features; parameters,
@@ -59,6 +61,7 @@ class ResNet(nn.Module):
   channels: Sequence[int] | None = None
   bn_batch: int | None = None
   bn_momentum: float = 0.9
+  padding: str = 'SAME'
   remat: bool = False
   dtype: Dtype = None
 
@@ -73,9 +76,13 @@ class ResNet(nn.Module):
     and `logits`.
     """
     thin, groups = self._groups()
-    conv = functools.partial(
-        nn.Conv, use_bias=False, kernel_init=fan_in_init, dtype=self.dtype
-    )
+    if self.padding not in ('SAME', 'symmetric'):
+      raise ValueError(
+          f"padding of ResNet is {self.padding!r}; set it to 'SAME' or"
+          " 'symmetric'"
+      )
+    symmetric = self.padding == 'symmetric'
+    conv = functools.partial(_conv, symmetric=symmetric, dtype=self.dtype)
     norm = functools.partial(
         BatchNorm,
         group=self.bn_batch,
@@ -88,7 +95,8 @@ class ResNet(nn.Module):
       h = nn.relu(norm(name='stem_norm')(h, train=train))
     else:
       h = conv(groups[0][1] // 4, (7, 7), strides=2, name='stem')(x)
-      h = nn.max_pool(h, (3, 3), strides=(2, 2), padding='SAME')
+      padding = ((1, 1), (1, 1)) if symmetric else 'SAME'
+      h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=padding)
     block, number = ThinBlock if thin else Bottleneck, itertools.count()
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))
@@ -126,11 +134,25 @@ class ResNet(nn.Module):
     return thin, list(zip(blocks, channels))
 
 
+def _conv(
+    channels: int, kernel: tuple[int, int], symmetric: bool, **options: Any
+) -> nn.Conv:
+  """A convolution without a bias."""
+  return nn.Conv(
+      channels,
+      kernel,
+      padding=kernel[0] // 2 if symmetric else 'SAME',
+      use_bias=False,
+      kernel_init=fan_in_init,
+      **options,
+  )
+
+
 class Bottleneck(nn.Module):
   """The pre-activation block: 1x1, 3x3 and 1x1 convolutions.
 
   Attributes:
-    conv: makes a convolution, `nn.Conv` with its options.
+    conv: makes a convolution, `_conv` with its options.
     norm: makes a `BatchNorm`.
     channels: of the output; a quarter of it in between.
     stride: of the 3x3 convolution.
