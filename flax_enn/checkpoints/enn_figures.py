@@ -127,8 +127,12 @@ def _indices(model: Model, n: int) -> jax.Array:
     return indexer.sample(jax.random.key(0), 1)
   shape = jax.eval_shape(lambda: indexer.sample(jax.random.key(0), n)).shape
   with jax.threefry_partitionable(False):
-    keys = jax.random.split(jax.random.key(0), n)
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+    key = jax.random.key(0, impl='threefry2x32')
+
+    def draw(key: jax.Array) -> jax.Array:
+      return jax.random.normal(key, shape[1:], np.float32)
+
+    return jax.vmap(draw)(jax.random.split(key, n))
 
 
 def _score(logits: jax.Array, y: jax.Array) -> Row:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import zipfile
 
 from etils import epath
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
@@ -237,3 +238,31 @@ def variables(
       module: translate(arrays, rules_of(table), path)
       for module, table in init['modules'].items()
   }
+
+
+def check_fit(
+    arrays: Mapping[str, np.ndarray], specs: Mapping[str, jax.ShapeDtypeStruct]
+) -> None:
+  """Raises a ValueError where arrays are not the variables of a module.
+
+  Numbers of any kind become those of the variable.
+  """
+  theirs = {
+      name: jax.ShapeDtypeStruct(
+          array.shape, specs[name].dtype if name in specs else array.dtype
+      )
+      for name, array in arrays.items()
+  }
+  if wrong := layouts.differences(theirs, specs):
+    raise ValueError(
+        f'it does not fit this module:{layouts.format_list(wrong)}\n'
+        'change the table of names, or the network'
+    )
+
+
+def place(value: np.ndarray, like: jax.Array) -> jax.Array:
+  """The same array of every process, where another one lies."""
+  value = np.asarray(value, like.dtype)
+  return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda part: value[part]
+  )

@@ -174,18 +174,18 @@ def draw_conv_prior(
 
   def member(key: jax.Array) -> dict[str, jax.Array]:
     # Haiku takes one key for each kernel, in this order, none for the biases.
-    tree = {k: jnp.zeros(v.shape[1:]) for k, v in shapes.items()}
+    tree = {k: jnp.zeros(v.shape[1:], np.float32) for k, v in shapes.items()}
     layers = len(prior.channels)
     for name in [f'kernel_{i}' for i in range(layers)] + ['kernel_out']:
       key, own = jax.random.split(key)
       shape = shapes[name].shape[1:]
-      draw = jax.random.truncated_normal(own, -2.0, 2.0, shape)
-      tree[name] = draw / np.sqrt(np.prod(shape[:-1]))
+      draw = jax.random.truncated_normal(own, -2.0, 2.0, shape, np.float32)
+      tree[name] = draw / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
     return tree
 
   with jax.threefry_partitionable(not legacy):
     # The first key of enn's sequence is for an index that nobody looks at.
-    key, _ = jax.random.split(jax.random.PRNGKey(SEED))
+    key, _ = jax.random.split(jax.random.key(SEED, impl='threefry2x32'))
     _, key = jax.random.split(key)
     return jax.jit(jax.vmap(member))(jax.random.split(key, size))
 

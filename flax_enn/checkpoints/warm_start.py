@@ -20,6 +20,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from flax_enn import build
 from flax_enn.checkpoints import foreign, layout
 from flax_enn.checkpoints.partial_read import read_arrays
 
@@ -87,7 +88,7 @@ def warm_start(
   if source == 'file':
     found = foreign.variables(init, workdir)
     for target, value in _match_foreign(init, found, variables).items():
-      variables[target] = _place(value, variables[target])
+      variables[target] = foreign.place(value, variables[target])
   else:
     path = _source(init, workdir)
     # One read per module: two from the same one must not share arrays.
@@ -148,29 +149,10 @@ def _match_foreign(
         name: layout.to_stored_spec(targets[full])
         for name, full in here.items()
     }
-    # Numbers of any kind become those of the variable.
-    theirs = {
-        name: jax.ShapeDtypeStruct(
-            array.shape, specs[name].dtype if name in specs else array.dtype
-        )
-        for name, array in arrays.items()
-    }
-    if wrong := layout.differences(theirs, specs):
-      raise ValueError(
-          f'modules.{module}: {init["file"]} does not fit module {module!r} of'
-          f' this network:{layout.format_list(wrong)}\n'
-          'change the table of names, or the network'
-      )
+    with build.located(f'modules.{module}: {init["file"]}'):
+      foreign.check_fit(arrays, specs)
     values |= {full: arrays[name] for name, full in here.items()}
   return values
-
-
-def _place(value: np.ndarray, like: jax.Array) -> jax.Array:
-  """The same array of every process, where another one lies."""
-  value = np.asarray(value, like.dtype)
-  return jax.make_array_from_callback(
-      like.shape, like.sharding, lambda part: value[part]
-  )
 
 
 def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:

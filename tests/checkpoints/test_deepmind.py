@@ -226,6 +226,29 @@ def test_epinet_of_made_up_files(epinet, downloads):
     CLOSE(found.prior[n], 0.5 * head('prior_epinet', z[n]) + 0.5 * conv[n])
 
 
+def test_the_draw_is_that_of_then_whatever_jax_is_set_to():
+  entry = catalogue.entry('resnet18_epinet_cifar100')
+  x = np.zeros((1, 32, 32, 3), np.float32)
+  drawn = []
+  for options in (
+      {'jax_threefry_partitionable': True},
+      {'jax_threefry_partitionable': False},
+      {'jax_default_prng_impl': 'rbg'},
+      {'jax_enable_x64': True},
+  ):
+    ((option, value),) = options.items()
+    before = getattr(jax.config, option)
+    jax.config.update(option, value)
+    try:
+      of = haiku_resnet.draw_conv_prior(entry.conv_prior, x, 7, 3)
+      drawn.append(jax.tree.map(np.asarray, of))
+    finally:
+      jax.config.update(option, before)
+  for of in drawn[1:]:
+    jax.tree.map(np.testing.assert_array_equal, drawn[0], of)
+    assert all(v.dtype == np.float32 for v in of.values())
+
+
 def test_the_prior_is_stored(epinet):
   """Whatever JAX is set to when it is loaded."""
   with jax.threefry_partitionable(False):
