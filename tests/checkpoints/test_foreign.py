@@ -16,7 +16,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from flax_enn.checkpoints import check_init, foreign, warm_start
+from flax_enn.inference import Predictor
 from flax_enn.networks.backbones.resnet import ResNet
+from flax_enn.training import load_config, train_and_evaluate
 from tests.checkpoints.conftest import abstract, create_state
 
 NET = ResNet(classes=10, depth=18, blocks=(1, 2), channels=(4, 8))
@@ -149,6 +151,23 @@ def test_rules_of_a_config(mesh, tmp_path):
   expected = (np.float32(weights['w0'].T) - 122) * 0.5
   np.testing.assert_array_equal(found['kernel'], expected)
   np.testing.assert_array_equal(found['bias'], np.ones(3, np.float32))
+
+
+@pytest.mark.slow
+def test_an_epinet_on_a_base_from_elsewhere(file, tmp_path):
+  """By the config alone; the base is what it was, after training too."""
+  weights = state_dict()
+  config = load_config('configs/cifar10_epinet.py:18,smoke')
+  config.network.base.update(
+      blocks=(1, 2), channels=(4, 8), padding='symmetric'
+  )
+  path = file(weights)
+  config.init = {'file': str(path), 'modules': {'base': 'cifar_resnet'}}
+  train_and_evaluate(config, tmp_path / 'run')
+  base = Predictor.load(tmp_path / 'run').variables['frozen']['base']
+  kernel = base['params']['block_2']['conv_0']['kernel']
+  expected = weights['layer2.1.conv1.weight'].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(kernel, expected)
 
 
 def without(weights, name):
