@@ -372,3 +372,18 @@ def test_from_a_config(name):
   index = network.indexer.sample(jax.random.key(0), 1)[0]
   out = network.apply(variables, x, index)
   assert out.preds.shape == (B, 3)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_base_in_bfloat16(name):
+  """Posteriors are computed in float32 whatever the base is."""
+  base = {'name': 'mlp', 'hiddens': (4,), 'dtype': 'bfloat16'}
+  config = {'name': name, **CONFIGS[name], 'base': base}
+  network = build.build(config, build.NETWORK, 'config.network', 3)
+  x = data(2)[0]
+  variables = fit_step(network, init(network, x), x)
+  index = network.indexer.sample(jax.random.key(0), 1)[0]
+  out = jax.jit(network.apply)(variables, x, index)
+  assert out.preds.dtype == jnp.float32
+  assert jnp.isfinite(out.preds).all()
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {'float32'}

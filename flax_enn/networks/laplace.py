@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn import sharding
-from flax_enn.core import Example, Index, Output
+from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.features import run_features
@@ -79,6 +79,7 @@ class Laplace(nn.Module):
     logits, phi = run_features(
         self.base, x, self.features, 'Laplace', train=train
     )
+    phi = promote_to_float32(phi)
     phi = jnp.pad(phi, ((0, 0), (0, 1)), constant_values=1)
     shape = (phi.shape[1], logits.shape[1])
     add, posterior = _FORMS[self.form]

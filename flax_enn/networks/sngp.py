@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn import sharding
-from flax_enn.core import Example, Index, Output
+from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.backbones.spectral_norm import SpectralNorm
@@ -70,6 +70,7 @@ class Sngp(nn.Module):
   def __call__(self, x: Any, index: Index, *, train: bool = False) -> Output:
     """Computes `[B, C]` at one index, a key `[]`."""
     _, phi = run_features(self.base, x, self.features, 'Sngp', train=train)
+    phi = promote_to_float32(phi)
     random = RandomFeatures(self.num_features, self.length_scale, parent=None)
     spread = Frozen(random, name='random')(
         sharding.constrain(phi, 'base_batch')

@@ -8,7 +8,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.core import Example, Index, Output
+from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.features import run_features
@@ -59,6 +59,7 @@ class VariationalLastLayer(nn.Module):
     _, phi = run_features(
         self.base, x, self.features, 'VariationalLastLayer', train=train
     )
+    phi = promote_to_float32(phi)
     width = phi.shape[-1]
     shapes = {'bias': (self.classes,), 'kernel': (width, self.classes)}
     means = self.param('mean', self._init_mean, shapes)
