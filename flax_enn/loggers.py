@@ -53,3 +53,14 @@ class TerminalLogger:
         for k, v in values.items()
     )
     print(f'[{self._label}]', '  '.join(cells), flush=True)
+
+
+class SilentLogger:
+  """Says nothing: for many runs at once."""
+
+  def write(self, values: Mapping[str, Any]) -> None:
+    """Takes the values of a step, and forgets them."""
+    del values
+
+  def flush(self) -> None:
+    """Has nothing to show."""

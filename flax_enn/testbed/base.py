@@ -1,6 +1,6 @@
 """What an agent is, and how one is trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import math
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import optax
 
 from flax_enn.core import EpistemicNetwork
 from flax_enn.experiment import Experiment
+from flax_enn.loggers import SilentLogger
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
 
 # `(x [B, D], key) -> logits [B, C]` of one function.
@@ -76,7 +77,7 @@ def experiment(
       tx,
       (np.asarray(data.x), labels(data, prior)),
       seed,
-      _Silent(),
+      SilentLogger(),
       batch_size=_BATCH_SIZE,
       num_indices=num_indices,
   )
@@ -122,13 +123,3 @@ def decayed(
 def adaptive_factor(prior: Prior) -> float:
   """What the testbed scales regularizers with, sqrt(temperature) · D."""
   return math.sqrt(prior.temperature) * prior.input_dim
-
-
-class _Silent:
-  """A logger that says nothing: the testbed trains hundreds of agents."""
-
-  def write(self, values: Mapping[str, Any]) -> None:
-    del values
-
-  def flush(self) -> None:
-    pass
