@@ -10,23 +10,21 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flax_enn import build
 from flax_enn.core import Batch, EpistemicNetwork
-from flax_enn.data import ArraySource, Dataset, Loader
+from flax_enn.data import Dataset, Loader
+from flax_enn.data.in_memory import Pair, data_set_of
 from flax_enn.evaluation.scorer import Scorer
-from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
+from flax_enn.likelihoods import Likelihood
 from flax_enn.loggers import Logger, TerminalLogger
 from flax_enn.losses import Context, Objective
-from flax_enn.model import Model
+from flax_enn.model import Model, init_variables, run_keys
 from flax_enn.throttle import Throttle
 from flax_enn.training.state import TrainState, init_state
 from flax_enn.training.step import total_loss, train_step
-
-# Arrays `x [B, ...]` and `y`: labels `[B]` or targets `[B, C]`.
-Pair = tuple[Any, Any]
 
 # Where the index has no finite support: in a step, and in an evaluation.
 _NUM_INDICES = 8
@@ -84,11 +82,17 @@ class Experiment:
     for name, value in (
         ('train_log_every', train_log_every),
         ('eval_log_every', eval_log_every),
+        ('batch_size', batch_size),
+        ('num_indices', 1 if num_indices is None else num_indices),
     ):
-      if value < 1:
-        raise ValueError(f'{name} is {value}; it must be at least 1')
+      _check_count(name, value, least=1)
+    if not isinstance(network, EpistemicNetwork):
+      raise ValueError(
+          f'network is {type(network).__name__}, which has no `indexer`; a'
+          ' backbone becomes a network by Deterministic, Epinet, Ensemble …'
+      )
     self.network = network
-    self._data = _dataset(dataset, 'dataset')
+    self._data = data_set_of(dataset, 'dataset')
     self.likelihood = likelihood or self._data.likelihood
     self._logger = logger or TerminalLogger()
     self._every = train_log_every, eval_log_every
@@ -120,9 +124,10 @@ class Experiment:
     self._scorers = {
         name: (data, _scorer(model, data, self._loader))
         for name, found in (eval_datasets or {}).items()
-        for data in [_dataset(found, f'eval_datasets[{name!r}]')]
+        for data in [data_set_of(found, f'eval_datasets[{name!r}]')]
     }
     x = model.dummy_input()
+    _check_width(network, self.likelihood, x)
     init = jax.jit(lambda: nn.unbox(init_state(network, optimizer, seed, x)))
     self.state: TrainState = init()
 
@@ -137,6 +142,7 @@ class Experiment:
     Raises:
       FloatingPointError: the loss or its gradient stopped being finite.
     """
+    _check_count('num_steps', num_steps, least=0)
     throttle = Throttle()
     train_every, eval_every = self._every
     start = self.step
@@ -160,6 +166,11 @@ class Experiment:
 
   def evaluate(self, name: str) -> dict[str, float]:
     """The metrics of one of the `eval_datasets`, at 100 indices or all."""
+    if name not in self._scorers:
+      raise ValueError(
+          f'there is no {name!r} in eval_datasets, which has'
+          f' {sorted(self._scorers)}'
+      )
     data, scorer = self._scorers[name]
     batches = self._loader.eval_batches(
         data, 'test', scorer.model.spec, batch_size=scorer.batch_size
@@ -198,8 +209,30 @@ class Experiment:
     return total
 
 
+def _check_count(name: str, value: Any, least: int) -> None:
+  if not isinstance(value, (int, np.integer)) or value < least:
+    raise ValueError(f'{name} is {value}; it is an integer of at least {least}')
+
+
+def _check_width(
+    network: EpistemicNetwork, likelihood: Likelihood, x: Any
+) -> None:
+  """Raises a ValueError where outputs are not those of the likelihood."""
+
+  def outputs() -> jax.Array:
+    keys = run_keys(0)
+    index = network.indexer.sample(keys['index'], 1)[0]
+    variables = init_variables(network, keys, x)
+    return likelihood.checked(network.apply(variables, x, index).preds)
+
+  with build.located(f'network {type(network).__name__}'):
+    jax.eval_shape(outputs)
+
+
 def _named(objectives: Any) -> dict[str, Objective]:
   if isinstance(objectives, Mapping):
+    if not objectives:
+      raise ValueError('objectives is empty; name at least one')
     return dict(objectives)
   if not isinstance(objectives, Objective):
     objectives = Objective(objectives)
@@ -212,50 +245,3 @@ def _scorer(model: Model, data: Dataset, loader: Loader) -> Scorer:
   return Scorer(
       model=model, batch_size=min(n, 1000), num_indices=size or _EVAL_INDICES
   )
-
-
-def _dataset(found: Dataset | Pair, name: str) -> Dataset:
-  """A data set, or one of two arrays."""
-  if isinstance(found, Dataset):
-    return found
-  x, y = (np.asarray(a) for a in found)
-  if not len(x) or len(x) != len(y):
-    raise ValueError(
-        f'{name} has x of shape {list(x.shape)} and y of {list(y.shape)};'
-        ' expected as many examples in both, and at least one'
-    )
-  if not np.issubdtype(y.dtype, np.integer) and y.ndim != 2:
-    raise ValueError(
-        f'{name} has y {y.dtype}{list(y.shape)}; expected integer labels [B],'
-        ' or float targets [B, C]'
-    )
-  return _Pair(ArraySource(x.astype(np.float32), _targets(y)))
-
-
-def _targets(y: np.ndarray) -> np.ndarray:
-  if np.issubdtype(y.dtype, np.integer):
-    return y.astype(np.int32).reshape(len(y))
-  return y.astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class _Pair(Dataset):
-  """Arrays as both splits of a data set."""
-
-  source: ArraySource
-
-  @property
-  def input_spec(self) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(self.source.x.shape[1:], jnp.float32)
-
-  @property
-  def likelihood(self) -> Likelihood:
-    y = self.source.y
-    return Gaussian(y.shape[1]) if y.ndim > 1 else Categorical(int(y.max()) + 1)
-
-  def load(self, split: str) -> ArraySource:
-    del split
-    return self.source
-
-  def __repr__(self) -> str:
-    return f'arrays of {len(self.source)} examples'

@@ -2,6 +2,7 @@
 
 import re
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from flax_enn import (
     L2,
     MLP,
     Bootstrap,
+    Deterministic,
     Ensemble,
     EnsemblePrior,
     Epinet,
@@ -34,7 +36,8 @@ def matched(size=3):
 
 
 def an_experiment(objectives=None, **options):
-  objectives = objectives or Objective(L2(), noise=[Bootstrap()])
+  if objectives is None:
+    objectives = Objective(L2(), noise=[Bootstrap()])
   options = {'optimizer': optax.adam(1e-2), 'dataset': Regression(), **options}
   return Experiment(matched(), objectives, **options)
 
@@ -145,14 +148,47 @@ def test_arrays_are_data(capsys):
 @pytest.mark.parametrize(
     'options, found',
     [
-        ({'dataset': (np.ones((3, 1)), np.ones((4, 1)))}, 'as many examples'),
+        ({'dataset': (np.ones((3, 1)), np.ones((4, 1)))}, 'expected as many in both'),
         ({'dataset': (np.ones((3, 1)), np.ones(3))}, 'integer labels'),
         ({'train_log_every': 0}, 'train_log_every is 0'),
+        ({'eval_log_every': 1.5}, 'eval_log_every is 1.5'),
+        ({'num_indices': 0}, 'num_indices is 0'),
+        ({'objectives': {}}, 'objectives is empty'),
+        ({'dataset': (np.ones((3, 1)), np.ones((3, 2)))}, 'needs 2 outputs'),
+        (
+            {'dataset': (np.ones((3, 1)), np.array([0, 1, 2]))},
+            'network WithPrior: .* needs 3 outputs',
+        ),
     ],
 )
 def test_refuses(options, found):
   with pytest.raises(ValueError, match=found):
     an_experiment(**options)
+
+
+def test_refuses_a_backbone_steps_and_names():
+  with pytest.raises(ValueError, match='no `indexer`'):
+    Experiment(MLP((3,), 1), L2(), optax.sgd(0.1), Regression())
+  experiment = an_experiment()
+  with pytest.raises(ValueError, match='num_steps is -3'):
+    experiment.train(-3)
+  with pytest.raises(ValueError, match=r"no 'no' in eval_datasets"):
+    experiment.evaluate('no')
+
+
+def test_inputs_may_be_a_tree_of_any_dtypes():
+  class Tokens(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+      h = nn.Embed(5, 3)(x['ids']) * x['mask'][..., None]
+      return nn.Dense(2)(h.mean(1)), {}
+
+  rng = np.random.RandomState(0)
+  x = {'ids': rng.randint(5, size=(12, 4)), 'mask': rng.rand(12, 4)}
+  y = (x['ids'][:, 0] > 2).astype(np.int64)
+  run = Experiment(Deterministic(Tokens()), Xent(), optax.adam(0.1), (x, y))
+  run.train(3)
+  assert run.predict(x, jax.random.key(0)).shape == (12, 2)
 
 
 def test_stops_where_the_loss_is_not_finite():

@@ -9,10 +9,15 @@ import jax
 import numpy as np
 
 from flax_enn.core import Batch
-from flax_enn.data.base import ArraySource
+from flax_enn.data.base import ArraySource, Dataset
 from flax_enn.data.batching import Batcher
 from flax_enn.data.preprocess import Preprocess, of_many
 from flax_enn.data.reader import Reader
+from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
+
+# Arrays x `[B, ...]`, or a tree of them, and y: labels `[B]` or targets
+# `[B, C]`.
+Pair = tuple[Any, Any]
 
 # Of a batch as the network takes it: more is read faster by several threads.
 _MOST_BYTES = 2**23
@@ -113,3 +118,65 @@ def _size(spec: Any) -> int:
       math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
       for leaf in jax.tree.leaves(spec)
   )
+
+
+def data_set_of(found: Dataset | Pair, name: str) -> Dataset:
+  """A data set as it is, or arrays as one whose splits are both all of them.
+
+  Args:
+    found: a data set, or x and y.
+    name: of what was given, for errors.
+
+  Raises:
+    ValueError: x and y are not those of as many examples.
+  """
+  if isinstance(found, Dataset):
+    return found
+  x, y = jax.tree.map(np.asarray, found[0]), np.asarray(found[1])
+  sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+  if sizes != {y.shape[:1]} or not y.size:
+    raise ValueError(
+        f'{name} has x of {sorted(sizes)} examples and y of shape'
+        f' {list(y.shape)}; expected as many in both, and at least one'
+    )
+  integers = np.issubdtype(y.dtype, np.integer)
+  if y.ndim != (1 if integers else 2):
+    raise ValueError(
+        f'{name} has y {y.dtype}{list(y.shape)}; expected integer labels [B],'
+        ' or float targets [B, C]'
+    )
+  y = y.astype(np.int32 if integers else np.float32)
+  return GivenArrays(ArraySource(jax.tree.map(_narrowed, x), y))
+
+
+def _narrowed(leaf: np.ndarray) -> np.ndarray:
+  """Floats as float32; tokens and bytes as they are."""
+  if np.issubdtype(leaf.dtype, np.floating):
+    return leaf.astype(np.float32)
+  return leaf.astype(np.int32) if leaf.dtype == np.int64 else leaf
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GivenArrays(Dataset):
+  """Arrays as both splits of a data set."""
+
+  source: ArraySource
+
+  @property
+  def input_spec(self) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        self.source.x,
+    )
+
+  @property
+  def likelihood(self) -> Likelihood:
+    y = self.source.y
+    return Gaussian(y.shape[1]) if y.ndim > 1 else Categorical(int(y.max()) + 1)
+
+  def load(self, split: str) -> ArraySource:
+    del split
+    return self.source
+
+  def __repr__(self) -> str:
+    return f'arrays of {len(self.source)} examples'

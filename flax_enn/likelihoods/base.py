@@ -13,6 +13,8 @@ from jax.nn import logsumexp
 import jax.numpy as jnp
 import numpy as np
 
+from flax_enn.core import promote_to_float32
+
 
 class Likelihood(abc.ABC):
   """p(y | outputs of the network), a frozen dataclass of numbers.
@@ -50,6 +52,21 @@ class Likelihood(abc.ABC):
       `[..., B, C]` probabilities of classes and None, or `[..., B, dim]` means
       and variances.
     """
+
+  def checked(self, outputs: jax.Array) -> jax.Array:
+    """Outputs `[..., C]` in float32 or wider.
+
+    Raises:
+      ValueError: they are not `self.outputs` numbers for each example, which
+        would broadcast, or be read as something else.
+    """
+    if outputs.ndim < 1 or outputs.shape[-1] != self.outputs:
+      raise ValueError(
+          f'{self} needs {self.outputs} outputs for each example, but found'
+          f' outputs of shape {list(outputs.shape)}; give the network as many,'
+          ' or take another likelihood'
+      )
+    return promote_to_float32(outputs)
 
   @property
   def num_classes(self) -> int | None:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_enn.core import promote_to_float32
 from flax_enn.likelihoods.base import Likelihood, Stats, entropy, running
 
 
@@ -75,7 +74,7 @@ class Categorical(Likelihood):
     computes once: an exponential of each output is most of what statistics
     over many indices cost.
     """
-    logits = promote_to_float32(outputs) / self.temperature
+    logits = self.checked(outputs) / self.temperature
     top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     shifted = logits - top
     exponentials = jnp.exp(shifted)

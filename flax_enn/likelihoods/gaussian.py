@@ -51,7 +51,7 @@ class Gaussian(Likelihood):
 
   def moments(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance `[..., dim]` of y under outputs `[..., C]`."""
-    outputs = promote_to_float32(outputs)
+    outputs = self.checked(outputs)
     if self.scale is not None:
       return outputs, jnp.full_like(outputs, self.scale**2)
     mean, log_variance = jnp.split(outputs, 2, axis=-1)

@@ -68,7 +68,7 @@ class TwoHot(Likelihood):
 
   def parts(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Logits `[..., B, atoms]` and shift `[..., B, 1]` of outputs."""
-    outputs = promote_to_float32(outputs)
+    outputs = self.checked(outputs)
     shift = outputs[..., self.atoms :]
     return outputs[..., : self.atoms], shift.sum(-1, keepdims=True)
 
