@@ -11,6 +11,7 @@ import pytest
 from flax_enn.data import Loader, Pixels
 from flax_enn.data.arrays import Arrays
 from flax_enn.data.fake import Fake
+from flax_enn.data.preferences import Preferences
 from flax_enn.data.regression import Regression
 from flax_enn.data.two_moons import TwoMoons
 from flax_enn.likelihoods import Categorical, Gaussian
@@ -26,6 +27,7 @@ SYNTHETIC = {
     'fake regression': Fake(
         classes=3, task='regression', n_train=50, n_test=20
     ),
+    'preferences': Preferences(n_train=50, n_test=20),
     'regression': Regression(n_train=50, n_test=20),
     'two_moons': TwoMoons(n_train=50, n_test=20),
 }
@@ -61,6 +63,23 @@ def test_regression_has_a_gap_and_the_noise_it_names():
   assert not ((x > low) & (x < high)).any()
   assert x.min() < -0.99 and x.max() > 0.99
   np.testing.assert_allclose(np.mean(x < low), 0.5, atol=0.05)
+
+
+def test_preferences_are_those_of_bradley_and_terry():
+  dataset = Preferences(n_train=20000, temperature=0.3)
+  x, y, _ = everything(dataset, 'train')
+  first, second = (dataset.rewards(x[:, i]) for i in range(2))
+  odds = np.exp(first / 0.3) / np.exp(second / 0.3)
+  probs = 1 / (1 + odds)  # of label 1
+  parts = np.array_split(np.argsort(probs), 10)
+  for rows in parts:
+    error = (y[rows] - probs[rows]).sum()
+    assert abs(error) < 4 * np.sqrt((probs * (1 - probs))[rows].sum())
+  assert probs[parts[0]].mean() < 0.05 and probs[parts[-1]].mean() > 0.95
+  # The reward is that of both splits.
+  test, _, _ = everything(Preferences(n_test=20000), 'test')
+  rewards = dataset.rewards(test)
+  assert abs(rewards.mean()) < 0.05 and 0.5 < rewards.std() < 1.5
 
 
 def test_moons_are_half_circles():
@@ -101,6 +120,7 @@ def test_holdout_splits_the_training_split():
         (lambda: Arrays('x.npz', noise_std=0.0), r'noise_std is 0\.0; .* abo'),
         (lambda: TwoMoons(noise=-0.1), r'noise is -0\.1; .* at least 0'),
         (lambda: Regression(n_test=-1), r'n_test is -1; .* at least 0'),
+        (lambda: Preferences(temperature=0.0), r'temperature is 0\.0; .* ab'),
         (lambda: Fake(shape=(4, 0)), r'shape is \(4, 0\); .* above 0'),
         (lambda: Loader().source(Fake(), 'dev'), r"no split 'dev'"),
         (
