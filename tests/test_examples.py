@@ -24,6 +24,20 @@ def test_bandit(tmp_path):
 
 
 @pytest.mark.slow
+def test_double_thompson(tmp_path):
+  out = tmp_path / 'regret.png'
+  said = run(
+      'double_thompson.py', '--seeds=2', '--answers=40', f'--out={out}'
+  )
+  wins = re.findall(r'^(.+\w) +mean .* win rate (0\.\d+)', said, re.M)
+  names = [name for name, _ in wins]
+  assert names == ['at random', 'top two', 'double Thompson'], said
+  # An item at random wins every other time.
+  assert float(wins[2][1]) > 0.6, said
+  assert out.exists()
+
+
+@pytest.mark.slow
 def test_which_label_next(tmp_path):
   out = tmp_path / 'labels.png'
   said = run('which_label_next.py', '--seeds=2', '--rounds=1', f'--out={out}')
