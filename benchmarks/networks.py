@@ -4,8 +4,8 @@
 
 A row for each: `nll` is the marginal log-loss on the test split; `of_plain`
 that over the one of the same base without an index, trained alike; `saved` how
-much the joint log-loss of tau = 10 labels is below tau times the marginal one, in
-nats: 0 without an index. Means over the seeds, and standard errors.
+much the joint log-loss of tau = 10 labels is below tau times the marginal one,
+in nats: 0 without an index. Means over the seeds, and standard errors.
 """
 
 from collections.abc import Mapping

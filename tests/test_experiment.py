@@ -148,7 +148,7 @@ def test_arrays_are_data(capsys):
 @pytest.mark.parametrize(
     'options, found',
     [
-        ({'dataset': (np.ones((3, 1)), np.ones((4, 1)))}, 'expected as many in both'),
+        ({'dataset': (np.ones((3, 1)), np.ones((4, 1)))}, 'as many in both'),
         ({'dataset': (np.ones((3, 1)), np.ones(3))}, 'integer labels'),
         ({'train_log_every': 0}, 'train_log_every is 0'),
         ({'eval_log_every': 1.5}, 'eval_log_every is 1.5'),
