@@ -36,14 +36,6 @@ MESHES = [
 ]  # fmt: skip
 
 
-def on_meshes(quick):
-  """Over MESH and so many more; the rest of them run in `make test-all`."""
-  slow = [pytest.param(s, marks=pytest.mark.slow) for s in MESHES[quick:]]
-  return pytest.mark.parametrize(
-      'sizes', [MESH, *MESHES[:quick], *slow], ids=str
-  )
-
-
 def holds_a_network(name):
   """Whether a file of the folder defines one, and not only parts of them."""
   module = importlib.import_module(f'{networks.__name__}.{name}')
@@ -60,6 +52,21 @@ NETWORKS = [
     for info in pkgutil.iter_modules(networks.__path__)
     if not info.ispkg and holds_a_network(info.name)
 ]
+
+
+def on_meshes():
+  """Every network on MESH, and in `make test-all` on five others.
+
+  Which ones goes round, so that each mesh is taken by a third of the networks.
+  """
+  cases = []
+  for i, name in enumerate(NETWORKS):
+    cases.append(pytest.param(name, MESH, id=f'{name}-{MESH}'))
+    for k in range(5):
+      sizes = MESHES[(5 * i + k) % len(MESHES)]
+      slow = pytest.mark.slow
+      cases.append(pytest.param(name, sizes, id=f'{name}-{sizes}', marks=slow))
+  return pytest.mark.parametrize('name, sizes', cases)
 
 
 @functools.cache
@@ -392,8 +399,7 @@ def test_law_devices(name):
   )
 
 
-@on_meshes(quick=0)
-@pytest.mark.parametrize('name', NETWORKS)
+@on_meshes()
 def test_law_devices_over_many_steps(name, sizes):
   """Twenty steps are the same on any mesh.
 
@@ -406,8 +412,7 @@ def test_law_devices_over_many_steps(name, sizes):
   )
 
 
-@on_meshes(quick=0)
-@pytest.mark.parametrize('name', NETWORKS)
+@on_meshes()
 def test_law_priors(name, sizes):
   """What is drawn at the start does not depend on the mesh, bit for bit."""
   jax.tree.map(
