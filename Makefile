@@ -38,11 +38,8 @@ train: $(VENV)/.train  ## Train a base and its epinet on digits into RUNS=runs.
 test: lint  ## Lint, check the types, run the tests.
 	@$(PYTHON) $(PYTEST)
 
-test-all: test  ## The same, then the slow tests and all laws from cold.
-	@$(PYTHON) $(PYTEST) -m 'slow and not long' --ignore=tests/test_laws.py
-	@cold=$$(mktemp -d) && trap 'rm -rf "$$cold"' EXIT && \
-	  JAX_COMPILATION_CACHE_DIR="$$cold" \
-	  $(PYTHON) $(PYTEST) --dist=worksteal --slow tests/test_laws.py
+test-all: test  ## The same, then the slow tests.
+	@$(PYTHON) $(PYTEST) -m 'slow and not long'
 
 test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
 	@FLAX_ENN_FUZZ=$${FLAX_ENN_FUZZ:-1500} \
