@@ -17,7 +17,4 @@ class Cola(Sentences):
   """
 
   classes: ClassVar[tuple[str, ...]] = ('unacceptable', 'acceptable')
-
-  def rows(self, lines: list[str]) -> list[tuple[str, str]]:
-    columns = [line.split('\t') for line in lines]
-    return [(row[3], row[1]) for row in columns]
+  columns: ClassVar[tuple[str, ...]] = ('source', 'label', 'mark', 'sentence')

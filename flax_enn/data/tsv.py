@@ -1,10 +1,10 @@
 """Labelled sentences from files of tab-separated values."""
 
-import abc
 import dataclasses
 import functools
 import gzip
 from typing import Any, ClassVar
+import zlib
 
 from etils import epath
 import jax
@@ -40,6 +40,10 @@ class Sentences(Dataset):
   learns: ClassVar[bool] = True
   # Names of the classes, in their order.
   classes: ClassVar[tuple[str, ...]] = ()
+  # Of a line, among them `label` and `sentence`.
+  columns: ClassVar[tuple[str, ...]] = ()
+  # Whether the first line names the columns.
+  header: ClassVar[bool] = False
 
   def __post_init__(self):
     check_numbers(self, ('length', 'vocab_size'), ())
@@ -49,14 +53,6 @@ class Sentences(Dataset):
           f' has 3 pieces at least, and {len(SPECIAL)} of the vocabulary are'
           f' {", ".join(SPECIAL)}'
       )
-
-  @abc.abstractmethod
-  def rows(self, lines: list[str]) -> list[tuple[str, str]]:
-    """Text and label of each line of a file.
-
-    Raises:
-      IndexError: a line has too few columns.
-    """
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -100,21 +96,49 @@ class Sentences(Dataset):
       content = path.read_bytes()
       if name.endswith('.gz'):
         content = gzip.decompress(content)
-      # (Not splitlines, for which there are marks inside a text.)
-      lines = content.decode().replace('\r', '').split('\n')
-      rows = self.rows([line for line in lines if line.strip()])
-    except (OSError, EOFError, UnicodeDecodeError, IndexError) as e:
+      content = content.decode('utf-8-sig')
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
       raise ValueError(
-          f'{where}, which is not such a file ({type(e).__name__}: {e}); see'
-          f' {type(self).__name__} for its columns'
+          f'{where}, which is not such a file ({type(e).__name__}: {e})'
       ) from e
-    labels = [str(label) for label in range(len(self.classes))]
-    wrong = [i for i, (_, label) in enumerate(rows) if label not in labels]
-    if wrong or not rows:
-      found = f'the label {rows[wrong[0]][1]!r}' if wrong else 'no examples'
-      raise ValueError(
-          f'{where}, which has {found} (example {wrong[:1]}); labels are'
-          f' {", ".join(labels)}'
-      )
+    try:
+      rows = self._rows(content)
+    except ValueError as e:
+      raise ValueError(f'{where}, {e}') from e
     texts, labels = zip(*rows)
     return ArraySource(np.array(texts), np.array(labels).astype(np.int32))
+
+  def _rows(self, content: str) -> list[tuple[str, str]]:
+    """Sentence and label of each line of a file.
+
+    Raises:
+      ValueError: a line is not of the columns, or there is none.
+    """
+    # (Not splitlines, for which there are marks inside a text.)
+    lines = enumerate(content.replace('\r', '').split('\n'), start=1)
+    rows = [(i, line.split('\t')) for i, line in lines if line.strip()]
+    if self.header:
+      first = tuple(rows.pop(0)[1]) if rows else ()
+      if first != self.columns:
+        raise ValueError(
+            f'whose first line is {first}; expected a header, {self.columns}'
+        )
+    if not rows:
+      raise ValueError('which has no examples')
+    labels, found = [str(label) for label in range(len(self.classes))], []
+    for i, row in rows:
+      if len(row) != len(self.columns):
+        raise ValueError(
+            f'which has {len(row)} columns in line {i}; expected'
+            f' {len(self.columns)}: {", ".join(self.columns)}'
+        )
+      named = dict(zip(self.columns, row))
+      if named['label'] not in labels:
+        raise ValueError(
+            f'which has the label {named["label"]!r} in line {i}; labels are'
+            f' {", ".join(labels)}'
+        )
+      if not named['sentence'].strip():
+        raise ValueError(f'which has an empty sentence in line {i}')
+      found.append((named['sentence'], named['label']))
+    return found

@@ -166,8 +166,10 @@ def test_batches_are_taken_at_once(folder, monkeypatch):
 BAD = {
     'nowhere.tsv': (None, 'no such file'),
     'empty.tsv': ('', 'no examples'),
-    'columns.tsv': ('gj04\t1\tx', 'IndexError'),
-    'label.tsv': ('gj04\t2\t\tx', "the label '2'"),
+    'columns.tsv': ('gj04\t1\tx', '3 columns in line 1; expected 4: source, '),
+    'tab.tsv': ('gj04\t1\t\tx\n\ngj04\t1\t\tx\ty', '5 columns in line 3'),
+    'label.tsv': ('gj04\t2\t\tx', "the label '2' in line 1"),
+    'sentence.tsv': ('gj04\t1\t\t ', 'an empty sentence in line 1'),
     'zipped.tsv.gz': ('gj04\t1\t\tx', 'BadGzipFile'),
 }
 
@@ -179,6 +181,42 @@ def test_bad_files_are_named(name, folder):
     (folder / name).write_text(content)
   with pytest.raises(ValueError, match=f"train '{name}'.*{says}"):
     Cola(str(folder), train=name).load('train')
+
+
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        ('good\t1\nbad\t0', r"line is \('good', '1'\); expected a header"),
+        ('', r'line is \(\); expected a header'),
+        ('idx\tsentence\tlabel\n0\tgood\t1', "line is .'idx', 'sentence'"),
+        ('sentence\tlabel\n\ngood\t1\na\tb\t1', '3 columns in line 4'),
+        ('sentence\tlabel\n\t1', 'an empty sentence in line 2'),
+        ('sentence\tlabel\n', 'no examples'),
+    ],
+)
+def test_what_is_no_file_of_sst2(content, says, tmp_path):
+  (tmp_path / 'train.tsv').write_text(content)
+  with pytest.raises(ValueError, match=f"train 'train.tsv', .*{says}"):
+    Sst2(str(tmp_path)).load('train')
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_header(folder):
+  text = gzip.decompress((folder / 'dev.tsv.gz').read_bytes()).decode()
+  (folder / 'marked.tsv').write_text(text, encoding='utf-8-sig')
+  names = {'train': 'train.tsv.gz', 'test': 'marked.tsv'}
+  assert len(Sst2(str(folder), **names).load('test')) == 48
+
+
+@pytest.mark.parametrize('damage', ['flipped', 'cut off'])
+def test_a_damaged_gzip_file_is_named(damage, folder):
+  content = (folder / 'train.tsv.gz').read_bytes()
+  content, says = {
+      'flipped': (content[:10] + b'\xff' + content[11:], 'error: Error -3'),
+      'cut off': (content[:60], 'EOFError'),
+  }[damage]
+  (folder / 'bad.tsv.gz').write_bytes(content)
+  with pytest.raises(ValueError, match=f"'bad.tsv.gz', which is not .*{says}"):
+    Sst2(str(folder), 'bad.tsv.gz').load('train')
 
 
 def test_bad_numbers_are_refused():
