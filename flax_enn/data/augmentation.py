@@ -52,14 +52,14 @@ def random_zoom(
 
 
 def random_flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Mirrors every other image, left to right."""
+  """Mirrors the image left to right or leaves it, with even odds."""
   return x[:, ::-1] if rng.random() < 0.5 else x
 
 
 def random_cutout(
     x: np.ndarray, side: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Sets a square inside every other image to zero.
+  """Sets a square inside the image to zero or leaves it, with even odds.
 
   DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks
   with Cutout" (arXiv:1708.04552), in the form of enn.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_enn.data.base import Element, Source, Wrapped
+from flax_enn.data.base import Element, Source, Wrapped, check_numbers
 from flax_enn.data.preprocess import decode
 
 
@@ -80,6 +80,7 @@ class Corrupted(Wrapped):
       raise ValueError(f'kind is {self.kind!r}; known: {", ".join(_KINDS)}')
     if not 1 <= self.severity <= 5:
       raise ValueError(f'severity is {self.severity}; it is from 1 to 5')
+    check_numbers(self, (), ('seed',))
 
   def load(self, split: str) -> Source:
     source = self.dataset.load(split)

@@ -6,7 +6,13 @@ import functools
 
 import numpy as np
 
-from flax_enn.data.base import Source, Wrapped, chosen, labels_of
+from flax_enn.data.base import (
+  Source,
+  Wrapped,
+  check_numbers,
+  chosen,
+  labels_of,
+)
 
 TESTS = ('whole', 'in', 'out')
 
@@ -25,8 +31,9 @@ class HeldOutClasses(Wrapped):
 
   Attributes:
     dataset: of labels.
-    classes: that are held out; None to draw them, as enn does.
-    fraction: of all classes, how many are drawn.
+    classes: that are held out, some and not all; None to draw them, as enn
+      does.
+    fraction: of all classes, how many are drawn, rounded down.
     train_share: of the training split, how much is of classes held out.
     test: what the test split has: `'whole'`, `'in'` distribution or `'out'`.
     seed: of classes that are drawn, and of the share in training.
@@ -46,20 +53,32 @@ class HeldOutClasses(Wrapped):
         raise ValueError(
             f'{name} is {getattr(self, name)}; set it from 0 to below 1'
         )
+    check_numbers(self, (), ('seed',))
 
   @functools.cached_property
   def held_out(self) -> tuple[int, ...]:
-    """The classes that are held out."""
-    if self.classes is not None:
-      return tuple(self.classes)
+    """The classes that are held out.
+
+    Raises:
+      ValueError: there are no classes, or none or all of them are held out.
+    """
     total = self.dataset.likelihood.num_classes
     if total is None:
       raise ValueError(
           f'dataset has {self.dataset.likelihood}, which has no classes'
       )
-    rng = np.random.default_rng(self.seed)
-    size = int(self.fraction * total)
-    return tuple(rng.choice(range(total), size=size, replace=False).tolist())
+    field, found = 'classes', self.classes
+    if found is None:
+      rng, field = np.random.default_rng(self.seed), 'fraction'
+      size = int(self.fraction * total)
+      found = rng.choice(range(total), size=size, replace=False).tolist()
+    found = tuple(found)
+    if not found or not set(found) < set(range(total)):
+      raise ValueError(
+          f'{field} is {getattr(self, field)}, which holds out {found} of the'
+          f' classes 0 to {total - 1}; hold out one at least, and not all'
+      )
+    return found
 
   def load(self, split: str) -> Source:
     source = self.dataset.load(split)

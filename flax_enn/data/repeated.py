@@ -22,10 +22,10 @@ class Repeated(Wrapped):
   Attributes:
     dataset: of images of bytes; of anything where nothing is perturbed.
     times: views of each example.
-    limit: views in all; None for all there are.
+    limit: views in all, at most; None for all there are.
     crop: pixels by which the window is smaller that is cut out at random, and
       brought back to size.
-    flip: whether every other view is mirrored.
+    flip: whether each view is mirrored or not, at random.
     seed: of the perturbations, with the number of the view.
   """
 
@@ -36,7 +36,8 @@ class Repeated(Wrapped):
   seed: int = 0
 
   def __post_init__(self):
-    check_numbers(self, ('times',), ('crop', 'seed'))
+    above_0 = ('times',) if self.limit is None else ('times', 'limit')
+    check_numbers(self, above_0, ('crop', 'seed'))
 
   def load(self, split: str) -> Source:
     source = self.dataset.load(split)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+
 from flax_enn.data.base import Dataset, Source, Wrapped
 
 
@@ -33,4 +35,22 @@ class ReplacedTrain(Wrapped):
           f'train has {self.train.likelihood} and dataset'
           f' {self.dataset.likelihood}; y must mean the same in both'
       )
-    return self.train.load('train')
+    source = self.train.load('train')
+    self._check_x(source)
+    return source
+
+  def _check_x(self, source: Source) -> None:
+    """Raises a ValueError where the first x is preprocessed to another form."""
+    try:
+      x = self.preprocess(source[0]['x'])
+    except Exception:  # decoders each have their own
+      return  # An example that cannot be read is the loader's to name.
+    found, expected = (
+        jax.tree.map(lambda a: f'{a.dtype}{list(a.shape)}', one)
+        for one in (x, self.input_spec)
+    )
+    if found != expected:
+      raise ValueError(
+          f'train has x of the form {found} once dataset has preprocessed it,'
+          f' and dataset {expected}; x must be stored in the same form in both'
+      )

@@ -13,6 +13,7 @@ from flax_enn.data import ArraySource, Pixels
 from flax_enn.data.arrays import Arrays
 from flax_enn.data.base import Dataset
 from flax_enn.data.corrupted import Corrupted
+from flax_enn.data.fake import Fake
 from flax_enn.data.held_out_classes import HeldOutClasses
 from flax_enn.data.image_preprocess import CentralCrop, PerImage
 from flax_enn.data.regression import Regression
@@ -100,6 +101,40 @@ def test_held_out_classes_are_drawn_as_in_enn():
   assert set(everything(zero, 'test')[1]) == {0}
 
 
+@pytest.mark.parametrize(
+    'options, found',
+    [
+        ({'classes': (99,)}, r'classes .*holds out \(99,\)'),
+        ({'classes': (1, -1)}, r'classes .*holds out \(1, -1\)'),
+        ({'classes': ()}, r'classes .*holds out \(\)'),
+        ({'classes': range(5)}, r'classes .*holds out \(0, 1, 2, 3, 4\)'),
+        ({'fraction': 0.19}, r'fraction is 0.19, which holds out \(\)'),
+    ],
+)
+def test_some_classes_are_held_out_and_not_all(options, found):
+  with pytest.raises(ValueError, match=f'{found} of the classes 0 to 4'):
+    HeldOutClasses(Photos(), **options).load('train')
+
+
+def test_a_regression_has_no_classes_to_hold_out():
+  with pytest.raises(ValueError, match=r'Gaussian.*, which has no classes'):
+    HeldOutClasses(Regression(), classes=(1,)).load('train')
+
+
+@pytest.mark.parametrize(
+    'kind, options, says',
+    [
+        (Repeated, {'limit': 0}, 'limit is 0; it must be above 0'),
+        (Repeated, {'limit': -3}, 'limit is -3; it must be above 0'),
+        (Corrupted, {'seed': -1}, 'seed is -1; it must be at least 0'),
+        (HeldOutClasses, {'seed': -1}, 'seed is -1; it must be at least 0'),
+    ],
+)
+def test_numbers_that_are_too_small(kind, options, says):
+  with pytest.raises(ValueError, match=says):
+    kind(Photos(), **options)
+
+
 @pytest.mark.parametrize('files', [False, True])
 def test_views_of_an_example_are_neighbours(files):
   dataset = Repeated(Photos(files=files), times=3, crop=2, limit=50)
@@ -179,6 +214,9 @@ def test_training_examples_of_another_set():
   same(dataset, test, 'test')
   with pytest.raises(ValueError, match='y must mean the same in both'):
     ReplacedTrain(test, Regression()).load('train')
+  wide = Fake(shape=(3,), classes=2)
+  with pytest.raises(ValueError, match=r'train has x .*\[3\] .*\[2\]; x must'):
+    ReplacedTrain(test, wide).load('train')
 
 
 @pytest.mark.parametrize(
