@@ -166,7 +166,7 @@ QUICK = ('bald', 'nll', 'ucb')
 def test_golden_batcher(name):
   """enn's comes in the order of growing priority.
 
-  Not `uniform`, which draws from the key of a batch here, and `joint_nll`.
+  Not `uniform`, which draws by the id of an example here, and `joint_nll`.
   """
   case = cases.load_case('active_learning/prioritized_batcher')
   ours = convert.network_of_loss(case)
@@ -244,6 +244,38 @@ def test_the_choice_does_not_depend_on_the_devices(sizes):
   every = PRIORITIES['bald'](jax.nn.log_softmax(outputs))
   best = np.argsort(-np.asarray(every), kind='stable')[:9]
   np.testing.assert_array_equal(found.id, whole.id[best])
+
+
+def test_a_random_choice_does_not_depend_on_the_batches():
+  """What is drawn for an example depends on its id and the key alone."""
+  expected, priorities = take(one_device(), 36, name='uniform')
+  found, scores = take(one_device(), 8, name='uniform')
+  np.testing.assert_array_equal(found.id, expected.id)
+  np.testing.assert_array_equal(scores, priorities)
+  keys = [jax.random.fold_in(jax.random.key(2), i) for i in range(36)]
+  numbers = [float(jax.random.uniform(key)) for key in keys]
+  np.testing.assert_array_equal(found.id, np.argsort(numbers)[::-1][:9])
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+def test_a_priority_that_is_nan_is_refused(sign):
+  """Whatever its sign, by which a sort has it first or last."""
+
+  def priority(log_probs, *, ids, **_):
+    nan = jnp.copysign(jnp.nan, sign)
+    return jnp.where((ids == 3) | (ids == 20), nan, -1.0 * ids)
+
+  batcher = PrioritizedBatcher(MODEL, priority, size=4, mesh=one_device())
+  with pytest.raises(ValueError, match=r'NaN of .* with id \[3, 20\]'):
+    batcher(*drawn(), pool(9), jax.random.key(2))
+
+
+@pytest.mark.parametrize('name', ['nll', 'joint_nll'])
+def test_a_label_that_is_no_class_has_no_loss(name):
+  """Not that of the last class."""
+  found = score(name, labels=np.array([-1, C, *LABELS[2:]]))
+  assert np.isnan(found).tolist() == [True, True] + [False] * (B - 2)
+  np.testing.assert_array_equal(found[2:], score(name)[2:])
 
 
 def test_a_pool_that_is_too_small_is_filled_up():

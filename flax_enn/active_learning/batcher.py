@@ -63,24 +63,33 @@ class PrioritizedBatcher:
       variables: of the network.
       indices: `[N, ...]`, from `model.network.indexer.sample`.
       pool: this process's shard of each batch, as of `Loader.eval_batches`.
-      key: for `uniform`.
+      key: for `uniform`, with the ids of examples.
 
     Returns:
       Numpy arrays, the same on every process. Where the pool has fewer examples
       the last rows are padding, of mask 0 and priority -inf.
+
+    Raises:
+      ValueError: the pool has no batch, or the priority of an example is NaN.
     """
     best, where = None, sharding.batch_sharding(self.mesh, self.rules)
     with sharding.use_mesh(self.mesh, self.rules):
-      for number, batch in enumerate(pool):
+      for batch in pool:
         if best is None:
           none = _none(batch, self.size)
           best = jax.device_put(none, sharding.replicated(self.mesh))
         placed = sharding.make_global_batch(batch, where)
-        own = jax.random.fold_in(key, number)
-        best = self._take(best, placed, variables, indices, own)
+        best = self._take(best, placed, variables, indices, key)
     if best is None:
       raise ValueError('the pool has no batch')
     scores, examples = jax.tree.map(np.asarray, best)
+    if np.isnan(scores).any():
+      raise ValueError(
+          'the priority is NaN of the examples with id'
+          f' {examples.id[np.isnan(scores)].tolist()}: outputs of the network'
+          ' that are not finite, or a label that is no class where the priority'
+          ' takes labels. Correct them, or leave them out of the pool'
+      )
     return examples, scores
 
   @functools.cached_property
@@ -96,14 +105,19 @@ class PrioritizedBatcher:
 
     outputs = map_over_index(at, indices, chunk=self.chunk)
     scores = self.priority(
-        log_probs(self.model.likelihood, outputs), labels=batch.y, key=key
+        log_probs(self.model.likelihood, outputs),
+        labels=batch.y,
+        key=key,
+        ids=batch.id,
     )
     scores = jnp.where(batch.mask > 0, scores, -jnp.inf)
-    # Among equals those that came first.
     both = jax.tree.map(
         lambda a, b: jnp.concatenate([a, b]), best, (scores, batch)
     )
-    _, rows = jax.lax.top_k(both[0], self.size)
+    # Among equals those that came first. (NaN would come first or last, by its
+    # sign: here it is taken, and then refused.)
+    ranks = jnp.where(jnp.isnan(both[0]), jnp.inf, both[0])
+    _, rows = jax.lax.top_k(ranks, self.size)
     return jax.tree.map(lambda leaf: leaf[rows], both)
 
 

@@ -5,7 +5,9 @@ a regression where classes do not matter; they return `[B]`, the more the
 sooner. What else they need they take by name:
 
   labels       `[B]` labels that are known already
-  key          to draw from
+  key          to draw from, the same for every batch of a pool
+  ids          `[B]` numbers of the examples, so that what is drawn for one does
+               not depend on its batch
   log_weights  `[N]` of the indices; equal ones by default
 
 Log-probabilities rather than probabilities, so that one that underflows is no
@@ -26,9 +28,13 @@ from flax_enn.likelihoods.base import entropy as entropy_of
 Priority = Callable[..., jax.Array]
 
 
-def uniform(log_probs: jax.Array, *, key: jax.Array, **_) -> jax.Array:
-  """Random numbers from 0 to 1, drawn from `key`."""
-  return jax.random.uniform(key, log_probs.shape[1:2])
+def uniform(
+    log_probs: jax.Array, *, key: jax.Array, ids: Any = None, **_
+) -> jax.Array:
+  """Random numbers from 0 to 1, drawn from `key` for each id or place."""
+  if ids is None:
+    return jax.random.uniform(key, log_probs.shape[1:2])
+  return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(ids)
 
 
 def variance(log_probs: jax.Array, *, log_weights: Any = None, **_):
@@ -40,7 +46,10 @@ def variance(log_probs: jax.Array, *, log_weights: Any = None, **_):
 def nll(
     log_probs: jax.Array, *, labels: jax.Array, log_weights: Any = None, **_
 ) -> jax.Array:
-  """-log mean_z p(y | z), of labels y `[B]` that are known already."""
+  """-log mean_z p(y | z), of labels y `[B]` that are known already.
+
+  NaN where a label is no class, as that of an example that has none yet.
+  """
   return -_log_mean(_of_label(log_probs, labels), log_weights)
 
 
@@ -55,7 +64,7 @@ def joint_nll(
   """-log mean_z p(y | z)^tau: of seeing the same label tau times.
 
   enn averages the logarithms, which is tau times the mean log-loss of single
-  functions and no joint log-loss.
+  functions and no joint log-loss. NaN where a label is no class.
   """
   return -_log_mean(tau * _of_label(log_probs, labels), log_weights)
 
@@ -185,5 +194,9 @@ def _values(log_probs: jax.Array, class_values: Any) -> jax.Array:
 
 
 def _of_label(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
-  """`[N, B]` of the label `[B]` of each example."""
-  return jnp.take_along_axis(log_probs, labels[None, :, None], -1)[..., 0]
+  """`[N, B]` of the label `[B]` of each example; NaN where it is no class."""
+  found = jnp.take_along_axis(
+      log_probs, labels[None, :, None], -1, mode='clip'
+  )[..., 0]
+  valid = (labels >= 0) & (labels < log_probs.shape[-1])
+  return jnp.where(valid, found, jnp.nan)
