@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import check_positive, trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +16,9 @@ class DiagonalKL:
   """KL(prod_p N(m_p, s_p^2) || N(0, prior_scale^2 I)) / num_examples.
 
   Exact, for networks that keep trees `mean` and `rho` with s = softplus(rho)
-  in their parameters (`BayesByBackprop`). An ELBO is two objectives, which
-  share their forward pass; a step averages the first over the examples, hence
-  the division:
+  in their parameters (`BayesByBackprop`, by itself or inside another network).
+  An ELBO is two objectives, which share their forward pass; a step averages the
+  first over the examples, hence the division:
 
     {'data': Objective(Nll()), 'kl': Objective(DiagonalKL(0.7))}
 
@@ -34,6 +35,9 @@ class DiagonalKL:
   """
 
   prior_scale: float = 1.0
+
+  def __post_init__(self):
+    check_positive(self, prior_scale=self.prior_scale)
 
   def __call__(
       self,
@@ -60,22 +64,3 @@ class DiagonalKL:
 def _log_softplus(r: jax.Array) -> jax.Array:
   """Below -20 it is r to all digits, where softplus underflows at last."""
   return jnp.log(jax.nn.softplus(jnp.maximum(r, -20))) + jnp.minimum(r + 20, 0)
-
-
-def trees(
-    variables: Variables, names: tuple[str, ...], owner: str
-) -> list[jax.Array]:
-  """Those trees of the parameters.
-
-  Raises:
-    ValueError: there are none of these names.
-  """
-  params = variables['params']
-  missing = [name for name in names if name not in params]
-  if missing:
-    raise ValueError(
-        f'{owner} needs the parameters {list(names)}, but the network has'
-        f' {sorted(params)}; take a network whose weights have a posterior of'
-        ' that form, or another loss'
-    )
-  return [params[name] for name in names]

@@ -8,7 +8,9 @@ from jax.nn import logsumexp
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.likelihoods import Categorical
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import mean_and_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +18,9 @@ class DistillMean:
   """The distance of the prediction at one index from the mean over many.
 
   For classes the Kullback-Leibler divergence of the probabilities at the mean
-  index from the mean probabilities; otherwise the squared error of the means,
-  the mean over their entries. The many are the target, and get no gradient.
-  Its objective has `across=True` and
+  index from the mean probabilities, both at the likelihood's temperature;
+  otherwise the squared error of the means, the mean over their entries. The
+  many are the target, and get no gradient. Its objective has `across=True` and
 
     indices={'mean': MeanIndex(), 'drawn': None}
 
@@ -38,14 +40,17 @@ class DistillMean:
   ) -> jax.Array:
     """`[B]` losses, of outputs `[1, B, C]` and `[N, B, C]` by name."""
     del batch
-    mean, drawn = (outputs[name].preds for name in ('mean', 'drawn'))
-    mean, drawn = mean[0], jax.lax.stop_gradient(drawn)
-    if context.likelihood.num_classes is None:
-      target = context.likelihood.moments(drawn)[0].mean(0)
-      found = context.likelihood.moments(mean)[0]
+    one, many = mean_and_drawn(outputs, type(self).__name__)
+    mean, drawn = one.preds[0], jax.lax.stop_gradient(many.preds)
+    likelihood = context.likelihood
+    if not isinstance(likelihood, Categorical):
+      target = likelihood.moments(drawn)[0].mean(0)
+      found = likelihood.moments(mean)[0]
       return jnp.square(found - target).mean(-1)
     # From logits, so that no probability that underflows gives 0 · inf.
-    logs = jax.nn.log_softmax(promote_to_float32(drawn))
+    logs, found = (
+        jax.nn.log_softmax(promote_to_float32(out) / likelihood.temperature)
+        for out in (drawn, mean)
+    )
     target = logsumexp(logs, axis=0) - jnp.log(len(logs))
-    found = jax.nn.log_softmax(promote_to_float32(mean))
     return (jnp.exp(target) * (target - found)).sum(-1)

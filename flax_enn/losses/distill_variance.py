@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax_enn.core import Batch, Output, promote_to_float32
 from flax_enn.likelihoods import Gaussian
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import check_positive, mean_and_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class DistillVariance:
 
   least: float = 1e-6
 
+  def __post_init__(self):
+    check_positive(self, least=self.least)
+
   def __call__(
       self,
       outputs: Mapping[str, Output],
@@ -48,7 +52,8 @@ class DistillVariance:
       ValueError: the network emits no log-variance.
     """
     del batch
-    mean, drawn = outputs['mean'], jax.lax.stop_gradient(outputs['drawn'].preds)
+    mean, many = mean_and_drawn(outputs, type(self).__name__)
+    drawn = jax.lax.stop_gradient(many.preds)
     likelihood = context.likelihood
     if 'log_var' in mean.extra:
       log_var = promote_to_float32(mean.extra['log_var'][0])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import check_positive, extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,18 @@ class FlowKL:
 
   prior_scale: float = 1.0
 
+  def __post_init__(self):
+    check_positive(self, prior_scale=self.prior_scale)
+
   def __call__(
       self, outputs: Output, batch: Batch, *, context: Context, **_
   ) -> jax.Array:
     """`[]`, of the weights `latent` and their `log_prob` `[]` in `extra`."""
     del batch
-    log_q = jnp.reshape(outputs.extra['log_prob'], ())
-    log_p = normal_log_prob(outputs.extra['latent'], self.prior_scale)
+    names = ('latent', 'log_prob')
+    latent, log_q = extras(outputs, names, type(self).__name__)
+    log_q = jnp.reshape(log_q, ())
+    log_p = normal_log_prob(latent, self.prior_scale)
     return (log_q - log_p) / context.num_examples
 
 

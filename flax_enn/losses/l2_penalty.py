@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -47,8 +48,10 @@ class L2Penalty:
       object.__setattr__(self, 'scale', scale)  # so that the loss hashes
     factors = scale.factors if isinstance(scale, _ByPath) else [('', scale)]
     for _, factor in factors:
-      if not callable(factor) and factor < 0:
-        raise ValueError(f'scale is {factor}; set it to at least 0')
+      if not callable(factor) and not 0 <= factor < math.inf:
+        raise ValueError(
+            f'scale is {factor}; set it to a finite number, at least 0'
+        )
 
   def __call__(
       self, outputs: Output, batch: Batch, *, variables: Variables, **_

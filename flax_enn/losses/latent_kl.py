@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.losses.required import extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,7 @@ class LatentKL:
   def __call__(self, outputs: Output, batch: Batch, **_) -> jax.Array:
     """`[B]` divergences, of `latent_mean` and `latent_log_var` in `extra`."""
     del batch
-    mean, log_var = (
-        promote_to_float32(outputs.extra[name])
-        for name in ('latent_mean', 'latent_log_var')
-    )
+    names = ('latent_mean', 'latent_log_var')
+    found = extras(outputs, names, type(self).__name__)
+    mean, log_var = map(promote_to_float32, found)
     return -0.5 * (1 + log_var - jnp.square(mean) - jnp.exp(log_var)).sum(-1)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
-from flax_enn.losses.diagonal_kl import trees
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import check_positive, owner_of
 
 _JITTER = 1e-6  # on the diagonal, as in enn
 
@@ -22,9 +22,10 @@ class LinearKL:
     (tr S - D - log det S + (W b)' S^-1 (W b) / prior_scale^2) / 2
 
   For networks that keep trees `mean` (b) and `directions` (W, with an axis D in
-  front of every leaf) in their parameters: a `Hypermodel` without `hiddens`,
-  whose `index_scale` is sqrt(D) · prior_scale. With `nll` it is an ELBO: see
-  `DiagonalKL`.
+  front of every leaf) in their parameters: a `Hypermodel` without `hiddens`.
+  The index is taken to be z ~ N(0, prior_scale^2 I), which is not read from the
+  network: its `index_scale` must be sqrt(D) · prior_scale, and go with it. With
+  `nll` it is an ELBO: see `DiagonalKL`.
 
   >>> params = {'mean': [jnp.ones(2)], 'directions': [jnp.eye(2)]}
   >>> given = {'variables': {'params': params}, 'context': context}
@@ -37,6 +38,9 @@ class LinearKL:
 
   prior_scale: float = 1.0
 
+  def __post_init__(self):
+    check_positive(self, prior_scale=self.prior_scale)
+
   def __call__(
       self,
       outputs: Output,
@@ -46,10 +50,21 @@ class LinearKL:
       context: Context,
       **_,
   ) -> jax.Array:
-    """`[]`: the divergence, the same for every example and index."""
+    """`[]`: the divergence, the same for every example and index.
+
+    Raises:
+      ValueError: the weights are not linear in the index.
+    """
     del outputs, batch
     names = ('mean', 'directions')
-    mean, directions = trees(variables, names, type(self).__name__)
+    params = owner_of(variables, names, type(self).__name__)
+    if 'torso_0' in params:
+      raise ValueError(
+          'LinearKL needs weights that are linear in the index, but the'
+          ' hypermodel has a torso of it; set its `hiddens` to (), or take'
+          ' another loss'
+      )
+    mean, directions = (params[name] for name in names)
     dim = len(jax.tree.leaves(directions)[0])
     square, projected = jnp.zeros((dim, dim)), jnp.zeros(dim)
     for b, w in zip(jax.tree.leaves(mean), jax.tree.leaves(directions)):

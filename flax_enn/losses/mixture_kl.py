@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
-from flax_enn.losses.diagonal_kl import trees
 from flax_enn.losses.objective import Context
+from flax_enn.losses.required import extras, trees
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -57,8 +57,9 @@ class MixtureKL:
   ) -> jax.Array:
     """`[]`: of one index, the same for every example."""
     del batch
-    mean, rho = trees(variables, ('mean', 'rho'), type(self).__name__)
-    generated = outputs.extra['generated']
+    loss = type(self).__name__
+    mean, rho = trees(variables, ('mean', 'rho'), loss)
+    (generated,) = extras(outputs, ('generated',), loss)
     total = jnp.zeros(())
     for u, m, r in zip(*map(jax.tree.leaves, (generated, mean, rho))):
       u, m, r = map(promote_to_float32, (u, m, r))

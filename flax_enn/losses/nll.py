@@ -12,7 +12,8 @@ from flax_enn.losses.objective import Context
 class Nll:
   """-log p(y | preds) under the likelihood of the model, in nats.
 
-  For a categorical likelihood it is `Xent`, for a Gaussian of scale 1 half of
+  For a categorical likelihood of temperature 1 (as in training) it
+  is `Xent`, for a Gaussian of scale 1 half of
   `L2` times C, up to a constant; a learned variance and two-hot outputs are
   trained with it.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.losses.required import extras
 
 DECODERS = ('bernoulli', 'gaussian')
 
@@ -37,7 +38,9 @@ class Reconstruction:
 
   def __call__(self, outputs: Output, batch: Batch, **_) -> jax.Array:
     """`[B]` losses of `batch.x` `[B, ...]`."""
-    mean = promote_to_float32(outputs.extra['out_mean'])
+    names = ('out_mean', 'out_log_var')[: 1 + (self.decoder == 'gaussian')]
+    found = extras(outputs, names, type(self).__name__)
+    mean, *log_vars = map(promote_to_float32, found)
     x = promote_to_float32(batch.x).reshape(len(mean), -1)
     if x.shape != mean.shape:
       raise ValueError(
@@ -46,6 +49,6 @@ class Reconstruction:
       )
     if self.decoder == 'bernoulli':
       return (jnp.logaddexp(0.0, mean) - x * mean).sum(-1)
-    log_var = promote_to_float32(outputs.extra['out_log_var'])
+    (log_var,) = log_vars
     squares = jnp.square(x - mean) * jnp.exp(-log_var)
     return 0.5 * (squares + log_var + math.log(2 * math.pi)).sum(-1)

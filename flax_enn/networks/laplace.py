@@ -29,10 +29,11 @@ class Laplace(nn.Module):
 
   phi are the features that the base's own last layer reads, and H is the sum
   over the training examples of `(phi phi') ⊗ L`, L the curvature of the loss in
-  the outputs: `diag(p) - p p'` of classes with probabilities p, or
-  `I / noise_std^2`. A pass over the data with `train=True` adds it up in the
-  collection `curvature`; the output is then that of the base, which is `base`.
-  So a run of one epoch on a frozen base is the fit.
+  the outputs: `diag(p) - p p'` of classes with probabilities p (the fit is at
+  temperature 1, whatever that of the likelihood is), or `I / noise_std^2`. A
+  pass over the data with `train=True` adds it up in the collection `curvature`;
+  the output is then that of the base, which is `base`. So a run of one epoch on
+  a frozen base is the fit.
 
   Use: uncertainty for a network that is trained already, without training.
   Cost: one more index is a draw of F·C weights and their product; no

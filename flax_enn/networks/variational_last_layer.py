@@ -22,8 +22,9 @@ class VariationalLastLayer(nn.Module):
   Every weight and bias of the last layer is Gaussian by itself. The index is a
   PRNG key, from which the noise is drawn. At the mean weights the output is
   `base`. What a loss needs of it: `params['mean']` and `params['rho']`, two
-  trees of `kernel` and `bias`; the objectives `nll` and `diagonal_kl` are an
-  ELBO.
+  trees of `kernel` and `bias`, and at each index the same tree of weights,
+  `extra['generated']`; the objectives `nll` and `diagonal_kl` (or `mixture_kl`)
+  are an ELBO.
 
   Use: uncertainty of the last layer that is trained with the features, at the
     price of a plain network.
@@ -74,7 +75,8 @@ class VariationalLastLayer(nn.Module):
     mean = phi @ means['kernel'] + means['bias']
     difference = {k: nn.softplus(rhos[k]) * noise[k] for k in shapes}
     out = mean + phi @ difference['kernel'] + difference['bias']
-    return Output(out, base=mean)
+    generated = {k: means[k] + difference[k] for k in shapes}
+    return Output(out, base=mean, extra={'generated': generated})
 
   def _init_mean(self, key: jax.Array, shapes: Any) -> Any:
     kernel = fan_in_init(key, shapes['kernel'])

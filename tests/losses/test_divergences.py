@@ -10,6 +10,12 @@ import scipy.stats
 from flax_enn import losses
 from flax_enn.core import Batch, Output
 from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
+from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.bayes_by_backprop import BayesByBackprop
+from flax_enn.networks.combined import Combined
+from flax_enn.networks.hypermodel import Hypermodel
+from flax_enn.networks.rescaled import Rescaled
+from flax_enn.networks.variational_last_layer import VariationalLastLayer
 
 B, C, D = 6, 4, 2
 EXAMPLES = 50
@@ -131,6 +137,125 @@ def test_flow_kl_is_the_log_ratio():
 def test_a_network_without_a_posterior_is_refused(loss):
   with pytest.raises(ValueError, match=r"the network has \['base'\]"):
     score(loss, params={'base': MEAN})
+
+
+def without(loss, output, params=None):
+  """What is said where the network lacks what a loss needs."""
+  with pytest.raises(ValueError) as raised:
+    score(loss, output, params, Categorical(C))
+  return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'missing'),
+    [
+        (losses.FlowKL(), "['latent', 'log_prob']"),
+        (losses.LatentKL(), "['latent_mean', 'latent_log_var']"),
+        (losses.MixtureKL(), "['generated']"),
+        (losses.Reconstruction('bernoulli'), "['out_mean']"),
+        (losses.Reconstruction(), "['out_mean', 'out_log_var']"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_extra_outputs_that_are_not_there_are_named(loss, missing):
+  output = Output(jnp.zeros((B, C)), extra={'hidden': jnp.zeros((B, 1))})
+  said = without(loss, output, {'mean': MEAN, 'rho': RHO})
+  assert f"extra outputs {missing}, but those of the network are ['hid" in said
+
+
+@pytest.mark.parametrize(
+    'loss', [losses.DistillMean(), losses.DistillVariance()], ids=repr
+)
+@pytest.mark.parametrize('output', [OUTPUT, {'mean': OUTPUT}], ids=['one', 'a'])
+def test_distillation_without_its_indices_is_refused(loss, output):
+  assert 'set across=True and indices={"mean": Mean' in without(loss, output)
+
+
+@pytest.mark.parametrize('bad', [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize(
+    ('loss', 'field'),
+    [
+        (losses.DiagonalKL, 'prior_scale'),
+        (losses.LinearKL, 'prior_scale'),
+        (losses.FlowKL, 'prior_scale'),
+        (losses.DistillVariance, 'least'),
+    ],
+)
+def test_scales_that_are_none_are_refused(loss, field, bad):
+  with pytest.raises(ValueError, match=f'{field} of {loss.__name__} is {bad}'):
+    loss(bad)
+
+
+@pytest.mark.parametrize('bad', [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize('by_path', [False, True])
+def test_factors_of_a_penalty_that_are_none_are_refused(by_path, bad):
+  with pytest.raises(ValueError, match=f'scale is {bad}'):
+    losses.L2Penalty({'kernel': bad} if by_path else bad)
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [losses.DiagonalKL(), losses.MixtureKL(0.7, 0.3, 0.5), losses.LinearKL()],
+    ids=repr,
+)
+def test_a_posterior_is_found_inside_other_networks(loss):
+  second = 'directions' if isinstance(loss, losses.LinearKL) else 'rho'
+  rows = {name: np.stack([leaf, RNG.normal(size=leaf.shape)])
+          for name, leaf in RHO.items()}  # fmt: skip
+  inner = {'mean': MEAN, second: rows if second == 'directions' else RHO}
+  base = {'layer_0': {'kernel': np.ones((2, 2))}}
+  found = score(loss, params={'base': base, 'net': {'head': inner}})
+  assert found == score(loss, params=inner)
+  with pytest.raises(ValueError, match=r"has them in \['/base', '/net/head'\]"):
+    score(loss, params={'base': inner, 'net': {'head': inner}})
+
+
+def test_linear_kl_refuses_a_hypermodel_with_a_torso():
+  net = Hypermodel(MLP((), 2), index_dim=3, hiddens=(4,))
+  x, z = np.zeros((1, 2)), jnp.zeros(3)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), x, z)['params']
+  params = jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes)
+  with pytest.raises(ValueError, match=r'linear in the index.*`hiddens` to \('):
+    score(losses.LinearKL(), params={'net': params})
+
+
+@pytest.mark.parametrize('wrap', ['rescaled', 'combined'])
+@pytest.mark.parametrize('bayesian', ['bayes_by_backprop', 'last_layer'])
+def test_a_wrapped_bayesian_network_has_an_elbo(bayesian, wrap):
+  """Its divergence is that of the log-densities of the weights it draws."""
+  net = BayesByBackprop(MLP((), 2), init_scale=0.5)
+  if bayesian == 'last_layer':
+    net = VariationalLastLayer(MLP((), 3), ('logits',), 2, init_scale=0.5)
+  outer = Rescaled(net) if wrap == 'rescaled' else Combined(MLP((), 3), net)
+  name = 'net' if wrap == 'rescaled' else 'head'
+  x, key = np.float32(RNG.normal(size=(B, 3))), jax.random.key(1)
+  out, variables = outer.init_with_output(jax.random.key(0), x, key)
+  params = variables['params']
+  found = score(losses.MixtureKL(0.7), out, params)
+  mean, rho = (params[name][tree] for tree in ('mean', 'rho'))
+  u = flat(out.extra['generated'])
+  q = normal_logpdf(u, flat(mean), np.log1p(np.exp(flat(rho))))
+  expected = (q - normal_logpdf(u, 0, 0.7)).sum() / EXAMPLES
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  assert np.isfinite(score(losses.DiagonalKL(), out, params))
+
+
+def test_a_variational_last_layer_emits_the_weights_it_ran_with():
+  x = np.float32(RNG.normal(size=(B, 3)))
+  net = VariationalLastLayer(MLP((), 3), ('logits',), 2, init_scale=0.5)
+  noise = [RNG.normal(size=2), RNG.normal(size=(3, 2))]  # bias, kernel
+  out, variables = net.init_with_output(jax.random.key(0), x, noise)
+  params = variables['params']
+  weights = out.extra['generated']
+  assert jax.tree.structure(weights) == jax.tree.structure(params['mean'])
+  for name, draw in zip(('bias', 'kernel'), noise):
+    mean, rho = (params[tree][name] for tree in ('mean', 'rho'))
+    expected = mean + np.log1p(np.exp(rho)) * draw
+    np.testing.assert_allclose(weights[name], expected, rtol=1e-5, atol=1e-6)
+  layer = params['base']['layer_0']
+  phi = x @ layer['kernel'] + layer['bias']
+  expected = phi @ weights['kernel'] + weights['bias']
+  np.testing.assert_allclose(out.preds, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_reconstruction_is_the_log_loss_of_the_input():
@@ -277,12 +402,15 @@ def pair(mean, drawn):
   return {name: Output(jnp.asarray(part)) for name, part in both.items()}
 
 
-def test_distillation_of_classes_is_a_divergence_that_is_finite():
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_distillation_of_classes_is_a_divergence_that_is_finite(temperature):
   """enn takes logarithms of probabilities, some of which underflow here."""
   mean, drawn = RNG.normal(size=(1, B, C)), RNG.normal(size=(5, B, C))
   drawn[:, 0, 0] = -500.0
   mean[0, 1, 2] = -500.0
-  found = score(losses.DistillMean(), pair(mean, drawn), None, Categorical(C))
+  likelihood = Categorical(C, temperature)
+  found = score(losses.DistillMean(), pair(mean, drawn), None, likelihood)
+  mean, drawn = mean / temperature, drawn / temperature
   log_p = mean[0] - scipy.special.logsumexp(mean[0], -1, keepdims=True)
   target = scipy.special.softmax(drawn, -1).mean(0)
   ratio = scipy.special.xlogy(target, target) - target * log_p
