@@ -10,9 +10,11 @@ import pytest
 from flax_enn.indexers import EnsembleIndexer, PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.combined import Combined
+from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.mlp_dropout import MLPDropout
 from flax_enn.networks.rescaled import Rescaled
+from flax_enn.networks.with_prior import WithPrior
 
 KEY = jax.random.key(5)
 X = jax.random.normal(jax.random.key(0), (5, 3))
@@ -69,12 +71,44 @@ def test_a_missing_feature_is_named():
     start(network)
 
 
-def test_a_feature_that_never_changes_stays_at_zero():
+@pytest.mark.parametrize('kind', [tuple, np.array])
+def test_rescaled_inputs_are_centred(kind):
   net = Ensemble(MLP((), 2), 1)
-  network = Rescaled(net, mean=(3.0, 0.0), std=(0.0, 2.0))
+  network = Rescaled(net, mean=kind([3.0, 0.0]), std=kind([1.0, 2.0]))
   x = jnp.array([[3.0, 4.0], [3.0, -2.0]])
   params, z = start(network, x)
   expected = net.apply(
       {'params': params['net']}, jnp.array([[0.0, 2.0], [0.0, -1.0]]), z
   )
   close(network.apply({'params': params}, x, z).preds, expected.preds)
+
+
+@pytest.mark.parametrize('scale', [3.0, (3.0, 1.0), np.array([3.0, 1.0])])
+def test_rescaled_outputs_each_have_a_factor(scale):
+  net = WithPrior(Deterministic(MLP((), 2)), {'p': MLP((4,), 2)})
+  x = jnp.ones((3, 2))
+  network = Rescaled(net, scale=scale)
+  out, variables = network.init_with_output(
+      {'params': jax.random.key(0), 'frozen': jax.random.key(1)}, x, jnp.ones(1)
+  )
+  inner = {name: part['net'] for name, part in variables.items()}
+  plain = net.apply(inner, x, jnp.ones(1))
+  for part in ('train', 'prior', 'base'):
+    expected = getattr(plain, part) * np.asarray(scale)
+    assert np.abs(expected).min() > 0
+    close(getattr(out, part), expected)
+
+
+@pytest.mark.parametrize('std', [0.0, -1.0, (1.0, 0.0), np.nan, np.inf])
+def test_a_std_that_nothing_is_divided_by_is_refused(std):
+  with pytest.raises(ValueError, match=r'the `std` of Rescaled is .*above 0'):
+    Rescaled(HEAD, std=std)
+
+
+def test_rescaled_refuses_tokens_and_other_outputs():
+  key, net = jax.random.key(0), Deterministic(MLP((), 2))
+  tokens = {'tokens': jnp.ones((3, 2), int)}
+  with pytest.raises(ValueError, match=r'found inputs int.*`mean` at 0'):
+    Rescaled(net, mean=1.0).init(key, tokens, jnp.ones(1))
+  with pytest.raises(ValueError, match=r'has 3 numbers.* of 2 outputs'):
+    Rescaled(net, scale=(1, 2, 3)).init(key, jnp.ones((3, 2)), jnp.ones(1))

@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from flax_enn.networks.backbones.spectral_norm import (
   SpectralNorm,
   largest_singular_value,
 )
+from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.laplace import Laplace
 from flax_enn.networks.linear_ensemble import LinearEnsemble
 from flax_enn.networks.sngp import RandomFeatures, Sngp
@@ -297,6 +299,30 @@ def test_spectral_norm_bounds_every_kernel():
   normed['layer_0']['kernel'] *= 0.5 / found
   expected, _ = inner.apply({'params': normed}, x)
   np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('part', ['all', 'some'])
+def test_spectral_norm_refuses_kernels_that_are_frozen(part):
+  x, key = data(2)[0], jax.random.key(0)
+  rngs = {'params': key, 'frozen': key}
+  frozen = Frozen(MLP(hiddens=(), classes=2))
+  net = SpectralNorm(frozen if part == 'all' else PartlyFrozen(frozen))
+  with pytest.raises(ValueError, match=r'inside: Frozen\(SpectralNorm'):
+    jax.eval_shape(net.init, rngs, x)
+  # As it says: the frozen kernel is then normed.
+  inside = Frozen(SpectralNorm(frozen.net, bound=1e-3))
+  (logits, _), _ = inside.init_with_output(rngs, x)
+  assert 0 < np.abs(logits).max() < 0.01
+
+
+class PartlyFrozen(nn.Module):
+  """A frozen base with a trained layer behind it."""
+
+  base: nn.Module
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    return nn.Dense(2)(self.base(x, train=train)[0]), {}
 
 
 def test_variational_weights_are_gaussian_and_shared_over_the_batch():

@@ -131,15 +131,26 @@ def test_a_layer_that_is_not_there_is_named():
 
 
 def test_batch_statistics_of_members_are_refused():
-  """By JAX itself: they would depend on the index."""
+  """They would depend on the index; those before the members do not."""
   network = BatchEnsemble(ConvNet(2, channels=(2,), hidden=3), K)
   x = jnp.ones((4, 4, 4, 1))
-  variables = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(K))
-  with pytest.raises(ValueError, match='out_axes'):
-    over_index(
-        lambda z: network.apply(
-            variables, x, z, train=True, mutable=['batch_stats']
+  rngs = {'params': jax.random.key(0), 'frozen': jax.random.key(1)}
+
+  def train(network):
+    def step(variables, z):
+      options = {'train': True, 'mutable': ['batch_stats']}
+      return network.apply(variables, x, z, **options)
+
+    variables = jax.eval_shape(network.init, rngs, x, jnp.ones(K))
+    return jax.eval_shape(
+        lambda variables: over_index(
+            lambda z: step(variables, z), jnp.eye(K), out_axes=(0, None)
         ),
-        jnp.eye(K),
-        out_axes=(0, None),
+        variables,
     )
+
+  with pytest.raises(ValueError, match=r'`layers` to layers behind all batch'):
+    train(network)
+  _, updated = train(network.clone(layers='out'))
+  assert 'batch_stats' in updated
+  train(network.clone(base=Frozen(network.base)))

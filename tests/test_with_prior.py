@@ -18,6 +18,10 @@ from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.layers import contract
 from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
+from flax_enn.networks.priors.independent_layers_prior import (
+  IndependentLayersPrior,
+)
+from flax_enn.networks.priors.index_mlp_prior import IndexMLPPrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
@@ -358,6 +362,15 @@ def test_priors_of_another_shape_are_refused(prior, says):
   with pytest.raises(ValueError) as raised:
     WithPrior(PLAIN, {'x': prior}).init(RNGS, X, Z)
   assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    'prior', [IndexMLPPrior((5,)), IndependentLayersPrior((5,))], ids=repr
+)
+def test_priors_of_a_vector_refuse_a_key(prior):
+  says = rf'{type(prior).__name__} reads an index \[D\].*this network is key<'
+  with pytest.raises(ValueError, match=says):
+    WithPrior(Keyed(), {'x': prior}).init(RNGS, X, jax.random.key(0))
 
 
 def test_a_key_has_priors_but_no_basis():

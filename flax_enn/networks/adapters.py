@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 
 from flax_enn import sharding
-from flax_enn.networks.layers import run_base
+from flax_enn.networks.layers import BatchNorm, run_base
 
 # What a layer computes from its inputs.
 Layer = Callable[[jax.Array], jax.Array]
@@ -43,7 +43,8 @@ def run_adapted(
     train: as in every network.
 
   Raises:
-    ValueError: no layer has such a name.
+    ValueError: no layer has such a name, or batch statistics that are behind
+      an adapted layer are to be trained.
   """
   known, adapters, prefix = [], {}, base.path
 
@@ -54,6 +55,13 @@ def run_adapted(
       context: nn.module.InterceptorContext,
   ) -> Any:
     module = context.module
+    if train and adapters and _takes_statistics(module):
+      name = '_'.join(module.path[len(prefix) :])
+      raise ValueError(
+          f'the batch statistics of {name!r} would depend on the index, behind'
+          f' the adapted layers {sorted(adapters)}; take a base that is Frozen,'
+          ' or set `layers` to layers behind all batch norms (such as the last)'
+      )
     if context.method_name != '__call__' or type(module) not in kinds:
       return layer(*args, **kwargs)
     path = module.path
@@ -76,3 +84,12 @@ def run_adapted(
         f' adapted: {sorted(set(known))}'
     )
   return sharding.constrain(logits, 'batch')
+
+
+def _takes_statistics(module: nn.Module) -> bool:
+  """Whether this is a batch norm that is to update its statistics."""
+  return (
+      isinstance(module, (nn.BatchNorm, BatchNorm))
+      and module.is_mutable_collection('batch_stats')
+      and not module.is_initializing()
+  )

@@ -9,7 +9,7 @@ from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.layers import check_index
+from flax_enn.networks.layers import check_index, check_positive
 
 
 class BatchEnsemble(nn.Module):
@@ -28,8 +28,9 @@ class BatchEnsemble(nn.Module):
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits [B, C], features)`. Batch
-      statistics behind an adapted layer would depend on the index, which a
-      step refuses.
+      statistics behind an adapted layer would depend on the index: train such
+      a base with `layers` that are behind them, or `Frozen`. (Not with
+      `remat`.)
     size: number of members K.
     layers: regular expression of the names of the layers that differ; the name
       of one is its path in the base, joined by `_`.
@@ -38,6 +39,10 @@ class BatchEnsemble(nn.Module):
   base: nn.Module
   size: int
   layers: str = '.*'
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'size')
 
   @property
   def indexer(self) -> EnsembleIndexer:

@@ -13,6 +13,7 @@ from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.hypermodel import parameter_shapes, run_on
 from flax_enn.networks.key_index import draw
+from flax_enn.networks.layers import check_positive
 
 
 class BayesByBackprop(nn.Module):
@@ -48,6 +49,10 @@ class BayesByBackprop(nn.Module):
   base: nn.Module
   init_scale: float = 0.01
   temperature: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'init_scale', 'temperature')
 
   @property
   def indexer(self) -> PrngIndexer:

@@ -9,7 +9,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import Dtype, fan_in_init
+from flax_enn.networks.layers import Dtype, activation, fan_in_init
 
 
 class GaussianNoiseMLP(nn.Module):
@@ -40,6 +40,10 @@ class GaussianNoiseMLP(nn.Module):
   activation: str = 'relu'
   dtype: Dtype = None
 
+  def __post_init__(self):
+    super().__post_init__()
+    activation(self.activation)
+
   @property
   def indexer(self) -> PrngIndexer:
     return PrngIndexer()
@@ -53,7 +57,7 @@ class GaussianNoiseMLP(nn.Module):
     h = sharding.constrain(x.reshape(x.shape[0], -1), 'base_batch')
     scale_init = nn.initializers.constant(self.init_scale)
     for i, size in enumerate((*self.hiddens, self.classes)):
-      h = getattr(nn, self.activation)(h) if i else h
+      h = activation(self.activation)(h) if i else h
       dense = nn.Dense(
           size, dtype=self.dtype, kernel_init=fan_in_init, name=f'layer_{i}'
       )

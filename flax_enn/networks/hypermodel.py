@@ -12,7 +12,12 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import GaussianIndexer, ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.layers import check_index, fan_in_init, run_base
+from flax_enn.networks.layers import (
+    check_index,
+    check_positive,
+    fan_in_init,
+    run_base,
+)
 
 # Truncated, and rescaled to the variance that they name, as in enn.
 _directions_init = nn.initializers.variance_scaling(
@@ -58,6 +63,11 @@ class Hypermodel(nn.Module):
   hiddens: Sequence[int] = ()
   scale_kernels: bool = True
   temperature: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    scale = () if self.index_scale is None else ('index_scale',)
+    check_positive(self, 'index_dim', 'temperature', *scale)
 
   @property
   def indexer(self) -> GaussianIndexer | ScaledGaussianIndexer:

@@ -18,6 +18,7 @@ from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.features import run_features
 from flax_enn.networks.key_index import draw
+from flax_enn.networks.layers import check_positive, check_share
 
 # Sums over examples by name; and noise `[F, C]` -> a draw of the weights.
 Sums = dict[str, jax.Array]
@@ -67,6 +68,10 @@ class Laplace(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
+    noise = () if self.noise_std is None else ('noise_std',)
+    rank = ('rank',) if self.form == 'low_rank' else ()
+    check_positive(self, 'prior_precision', *noise, *rank)
+    check_share(self, 'decay')
     if self.form not in _FORMS:
       raise ValueError(f'form is {self.form!r}; it is one of {sorted(_FORMS)}')
 

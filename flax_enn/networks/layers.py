@@ -18,6 +18,13 @@ import jax.numpy as jnp
 
 from flax_enn.core import Index, promote_to_float32
 
+# Of a unit by itself, in `flax.linen`.
+ACTIVATIONS = (
+    'celu', 'elu', 'gelu', 'hard_sigmoid', 'hard_silu', 'hard_swish',
+    'hard_tanh', 'leaky_relu', 'log_sigmoid', 'relu', 'relu6', 'selu',
+    'sigmoid', 'silu', 'soft_sign', 'softplus', 'swish', 'tanh',
+)  # fmt: skip
+
 # Of a computation; None is that of its inputs and parameters, float32.
 Dtype = Any
 
@@ -208,6 +215,50 @@ def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
         ' network takes ONE index; draw it with network.indexer.sample(key, n)'
         ' and map many with flax_enn.over_index'
     )
+
+
+def check_vector(index: Index, owner: str) -> None:
+  """Raises a ValueError where an index is not a vector `[D]` of numbers."""
+  if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.floating):
+    raise ValueError(
+        f'{owner} reads an index [D] of numbers, but that of this network is'
+        f' {index.dtype}{list(index.shape)}; take a prior that does not name'
+        ' `index`, or a network whose index is a vector'
+    )
+
+
+def check_positive(owner: nn.Module, *fields: str) -> None:
+  """Raises a ValueError where a field is not a finite number above 0."""
+  for field in fields:
+    value = getattr(owner, field)
+    if not 0 < value < math.inf:
+      raise ValueError(
+          f'the `{field}` of {type(owner).__name__} is {value}; set it to a'
+          ' finite number above 0'
+      )
+
+
+def check_share(owner: nn.Module, field: str) -> None:
+  """Raises a ValueError where a field is not from 0 to 1."""
+  value = getattr(owner, field)
+  if not 0 <= value <= 1:
+    raise ValueError(
+        f'the `{field}` of {type(owner).__name__} is {value}; set it to a'
+        ' number from 0 to 1'
+    )
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  """The function of that name in `flax.linen`.
+
+  Raises:
+    ValueError: there is no activation of that name.
+  """
+  if name not in ACTIVATIONS:
+    raise ValueError(
+        f'activation is {name!r}; it is one of {", ".join(ACTIVATIONS)}'
+    )
+  return getattr(nn, name)
 
 
 def run_base(base: nn.Module, x: Any, *, train: bool) -> tuple[Any, Any]:

@@ -10,7 +10,12 @@ from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.layers import check_index, fan_in_init, per_member
+from flax_enn.networks.layers import (
+    check_index,
+    check_positive,
+    fan_in_init,
+    per_member,
+)
 
 
 class LoraEnsemble(nn.Module):
@@ -42,6 +47,10 @@ class LoraEnsemble(nn.Module):
   rank: int = 8
   scale: float = 16.0
   layers: str = '.*'
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'size', 'rank')
 
   @property
   def indexer(self) -> EnsembleIndexer:

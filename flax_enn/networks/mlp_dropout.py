@@ -10,7 +10,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import Dtype, fan_in_init
+from flax_enn.networks.layers import Dtype, activation, fan_in_init
 
 
 class MLPDropout(nn.Module):
@@ -46,6 +46,10 @@ class MLPDropout(nn.Module):
   nonzero_bias: bool = True
   dtype: Dtype = None
 
+  def __post_init__(self):
+    super().__post_init__()
+    activation(self.activation)
+
   @property
   def indexer(self) -> PrngIndexer:
     return PrngIndexer()
@@ -63,7 +67,7 @@ class MLPDropout(nn.Module):
       )
     h = sharding.constrain(x.reshape(x.shape[0], -1), 'batch')
     for i, size in enumerate((*self.hiddens, self.classes)):
-      h = getattr(nn, self.activation)(h) if i else h
+      h = activation(self.activation)(h) if i else h
       h = self._mask(h, index, i) if i or self.dropout_input else h
       h = self._dense(size, i, h)
     return Output(sharding.constrain(promote_to_float32(h), 'batch'))

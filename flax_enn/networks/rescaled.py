@@ -1,18 +1,17 @@
 """Any network with its inputs centred and its outputs scaled."""
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flax_enn.core import Example, Index, Indexer, Output
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
-
-# Added to every standard deviation: a feature that never changes stays at 0.
-_LEAST = 1e-9
 
 
 class Rescaled(nn.Module):
@@ -30,14 +29,28 @@ class Rescaled(nn.Module):
   Attributes:
     net: any epistemic network.
     mean: of the inputs, a number or one for each entry of their last axis.
-    std: standard deviation of the inputs, likewise.
-    scale: factor on the outputs.
+    std: standard deviation of the inputs, likewise; above 0, so that a feature
+      that never changes has 1.
+    scale: factor on the outputs, a number or one for each of them: 1 where an
+      output is a log-variance, which no factor turns into that of scaled y.
   """
 
   net: nn.Module
   mean: float | Sequence[float] = 0.0
   std: float | Sequence[float] = 1.0
-  scale: float = 1.0
+  scale: float | Sequence[float] = 1.0
+
+  def __post_init__(self):
+    self.mean, self.std, self.scale = map(
+        _numbers, (self.mean, self.std, self.scale)
+    )
+    super().__post_init__()
+    if not all(0 < std < math.inf for std in jax.tree.leaves(self.std)):
+      raise ValueError(
+          f'the `std` of Rescaled is {self.std}; inputs are divided by it, so'
+          ' that each is a finite number above 0 (1 for a feature that never'
+          ' changes)'
+      )
 
   @property
   def indexer(self) -> Indexer:
@@ -45,13 +58,37 @@ class Rescaled(nn.Module):
 
   @nn.compact
   def __call__(self, x: Any, index: Index, *, train: bool = False) -> Output:
-    """Computes `[B, C]` at one index."""
+    """Computes `[B, C]` at one index.
+
+    Raises:
+      ValueError: inputs are not floats, or `scale` is not for these outputs.
+    """
     if (self.mean, self.std) != (0.0, 1.0):
-      mean, std = jnp.asarray(self.mean), jnp.asarray(self.std) + _LEAST
-      x = jax.tree.map(lambda leaf: (leaf - mean) / std, x)
+      x = jax.tree.map(self._centred, x)
     out = self.net(x, index, train=train)
+    scale = jnp.asarray(self.scale)
+    if scale.shape not in ((), out.train.shape[1:]):
+      raise ValueError(
+          f'the `scale` of Rescaled has {len(scale)} numbers, expected one, or'
+          f' one for each of {out.train.shape[1]} outputs'
+      )
     parts = {'train': out.train, 'prior': out.prior, 'base': out.base}
-    return out.replace(**jax.tree.map(lambda part: part * self.scale, parts))
+    return out.replace(**jax.tree.map(lambda part: part * scale, parts))
+
+  def _centred(self, x: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(
+          f'Rescaled found inputs {x.dtype}{list(x.shape)}, and centres floats'
+          ' alone; leave its `mean` at 0 and `std` at 1 for tokens, and have'
+          ' other integers preprocessed to floats'
+      )
+    return (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+def _numbers(values: Any) -> float | tuple[float, ...]:
+  """As a field that hashes, whatever kind of array it was."""
+  found = np.asarray(values, float).tolist()
+  return tuple(found) if isinstance(found, list) else found
 
 
 def example() -> Example:

@@ -20,7 +20,7 @@ from flax_enn.networks.backbones.spectral_norm import SpectralNorm
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import fan_in_init
+from flax_enn.networks.layers import check_positive, check_share, fan_in_init
 
 
 class Sngp(nn.Module):
@@ -61,6 +61,11 @@ class Sngp(nn.Module):
   length_scale: float = 1.0
   ridge: float = 1.0
   decay: float = 0.99
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'num_features', 'length_scale', 'ridge')
+    check_share(self, 'decay')
 
   @property
   def indexer(self) -> PrngIndexer:

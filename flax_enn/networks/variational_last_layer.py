@@ -13,7 +13,7 @@ from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.features import run_features
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import fan_in_init
+from flax_enn.networks.layers import check_positive, fan_in_init
 
 
 class VariationalLastLayer(nn.Module):
@@ -49,6 +49,10 @@ class VariationalLastLayer(nn.Module):
   features: Sequence[str]
   classes: int
   init_scale: float = 0.1
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'init_scale')
 
   @property
   def indexer(self) -> PrngIndexer:

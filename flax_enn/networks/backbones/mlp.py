@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
-from flax_enn.networks.layers import Dtype, fan_in_init
+from flax_enn.networks.layers import Dtype, activation, fan_in_init
 
 
 class MLP(nn.Module):
@@ -26,6 +26,10 @@ class MLP(nn.Module):
   nonzero_bias: bool = False
   dtype: Dtype = None
 
+  def __post_init__(self):
+    super().__post_init__()
+    activation(self.activation)
+
   @nn.compact
   def __call__(
       self, x: jax.Array, *, train: bool = False
@@ -40,7 +44,7 @@ class MLP(nn.Module):
     features = {'inputs': h}
     for i, size in enumerate(self.hiddens):
       h = self._dense(size, i, h)
-      h = features[f'hidden_{i}'] = getattr(nn, self.activation)(h)
+      h = features[f'hidden_{i}'] = activation(self.activation)(h)
     logits = features['logits'] = self._dense(
         self.classes, len(self.hiddens), h
     )

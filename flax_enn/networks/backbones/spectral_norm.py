@@ -18,7 +18,8 @@ class SpectralNorm(nn.Module):
   arXiv:1802.05957; Liu et al., arXiv:2006.10108, section 3.1).
 
   Attributes:
-    net: a backbone, `(x, *, train) -> (logits [B, C], features)`.
+    net: a backbone, `(x, *, train) -> (logits [B, C], features)`, whose kernels
+      are trained; of one that is not, put this inside `Frozen`.
     bound: of the singular values.
     iterations: of the power method.
   """
@@ -29,7 +30,11 @@ class SpectralNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Any, *, train: bool = False) -> Any:
-    """Logits and features of the backbone."""
+    """Logits and features of the backbone.
+
+    Raises:
+      ValueError: kernels are not among its parameters, but frozen.
+    """
     # As it is initialised, kernels are read before they are there.
     normed = nn.map_variables(
         lambda net, x: net(x, train=train),
@@ -38,7 +43,21 @@ class SpectralNorm(nn.Module):
         init=self.is_initializing(),
         mutable=self.is_initializing(),
     )
-    return normed(self.net, x)
+    found = normed(self.net, x)
+    trained, frozen = map(self._kernels, ('params', 'frozen'))
+    if frozen or not trained:
+      raise ValueError(
+          f'SpectralNorm found {trained} kernels in the parameters of'
+          f' {type(self.net).__name__} and {frozen} that are frozen, which it'
+          ' does not reach; put it inside: Frozen(SpectralNorm(net))'
+      )
+    return found
+
+  def _kernels(self, collection: str) -> int:
+    leaves = jax.tree.leaves_with_path(
+        nn.unbox(self.variables.get(collection, {}))
+    )
+    return sum(path[-1].key == 'kernel' for path, _ in leaves)
 
   def _normed(self, params: Any) -> Any:
     def normed(path: Any, leaf: Any) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
+from flax_enn.networks.layers import check_vector
 
 
 class IndependentLayersPrior(nn.Module):
@@ -18,7 +19,8 @@ class IndependentLayersPrior(nn.Module):
   all of it. The vector that generates a weight has norm 1 in the first layer
   and one over the root of the fan in afterwards, that of a bias norm 1: with
   z ~ N(0, I), outputs keep the variance of the inputs. (As in enn: the first
-  layer is not divided by its fan in.)
+  layer is not divided by its fan in.) The index is a vector `[D]`: it is no
+  prior for networks of a PRNG key.
 
   The prior of a hypermodel in enn: `networks/hypermodels.py:
   PriorMLPIndependentLayers`. Its weights are never trained: `WithPrior` runs it
@@ -39,6 +41,7 @@ class IndependentLayersPrior(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, index: Index, classes: int) -> jax.Array:
     """Maps `[B, ...]` and an index `[D]` to `[B, C]`, float32."""
+    check_vector(index, 'IndependentLayersPrior')
     sizes = (*self.hiddens, classes)
     parts = [index] * len(sizes)
     if len(index) >= len(sizes):

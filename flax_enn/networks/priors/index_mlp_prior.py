@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Index, promote_to_float32
-from flax_enn.networks.layers import Dtype, IndexDense
+from flax_enn.networks.layers import Dtype, IndexDense, check_vector
 
 # Standard deviation of a standard normal that is cut at two.
 _CUT = 0.87962566103423978
@@ -16,6 +16,7 @@ _CUT = 0.87962566103423978
 class IndexMLPPrior(nn.Module):
   """`mlp([x, z])` with random weights: no linear function of the index.
 
+  The index is a vector `[D]`: it is no prior for networks of a PRNG key.
   enn: `networks/priors.py:get_random_mlp_with_index`. Its weights are never
   trained: `WithPrior` runs it inside `Frozen`.
 
@@ -34,6 +35,7 @@ class IndexMLPPrior(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, index: Index, classes: int) -> jax.Array:
     """Maps `[B, ...]` and an index `[D]` to `[B, C]`, float32."""
+    check_vector(index, 'IndexMLPPrior')
     bias = nn.initializers.truncated_normal(self.bias_std)
     h = x.reshape(x.shape[0], -1)
     for i, size in enumerate((*self.hiddens, classes)):
