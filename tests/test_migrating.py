@@ -39,7 +39,9 @@ def test_the_counterparts_exist():
   names = {
       name
       for _, ours, *_ in rows()
-      for name in re.findall(rf'\b((?:{"|".join(ROOMS)})(?:\.\w+)+)', ours)
+      for name in re.findall(
+          rf'(?<![\w.])((?:{"|".join(ROOMS)})(?:\.\w+)+)', ours
+      )
   }
   assert len(names) > 60
   missing = []

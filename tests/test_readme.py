@@ -173,16 +173,19 @@ def test_the_table_is_what_is_printed():
 
 
 def test_links_and_paths_exist():
-  links = re.findall(r'\]\(([^)#\s]+)\)', README + DOCS)
-  paths = re.findall(
+  pages = [tiny.ROOT / 'README.md', *tiny.ROOT.glob('docs/*.md')]
+  links = [  # from the page that they are on
+      page.parent / link
+      for page in pages
+      for link in re.findall(r'\]\(([^)#\s]+)\)', page.read_text())
+      if '://' not in link
+  ]
+  named = re.findall(
       r'`((?:flax_enn|configs|tests|docs|benchmarks)/[\w/.]*)`', README + DOCS
   )
-  missing = [
-      path
-      for path in [*links, *paths]
-      if '://' not in path and not (tiny.ROOT / path).exists()
-  ]
-  assert links and paths and not missing
+  paths = [tiny.ROOT / path for path in named]
+  assert links and paths
+  assert not [path for path in [*links, *paths] if not path.exists()]
 
 
 def test_pictures_are_small():
