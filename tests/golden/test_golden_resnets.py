@@ -330,3 +330,23 @@ def test_golden_ensemble_with_batch_norm():
       got,
       expected,
   )
+
+
+def test_golden_sampler_of_a_checkpoint():
+  """What enn's samplers return: logits over the tuned temperature."""
+  case = cases.load_case('checkpoints/epinet_sampler_cifar100')
+  found = epinet(case)
+  indices = jnp.asarray(case['ret::indices'])
+  apply = functools.partial(found.apply, found.variables['params'])
+  preds = jax.jit(lambda z: over_index(apply, z).preds)(indices)
+  logits = preds / case.kwargs['tuned_eval_temperature']
+  cases.assert_close(logits, case['ret::logits'], EVAL)
+  mean = jax.nn.softmax(case['ret::logits']).mean(0)
+  # enn's `average_logits` are of mean probabilities.
+  cases.assert_close(
+      mean, jax.nn.softmax(case['ret::average_logits']), EVAL
+  )
+  key = jax.random.wrap_key_data(jnp.asarray(case['in::key'], jnp.uint32))
+  cases.assert_close(
+      found.network.indexer.sample(key, len(indices)), indices
+  )
