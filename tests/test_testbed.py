@@ -90,6 +90,13 @@ def test_protocol(name):
   assert functions == 1 if name in POINTS else functions > 1
 
 
+def test_a_class_may_be_missing_from_the_data():
+  data = Data(np.zeros((8, 2)), np.zeros((8, 1), int))
+  agent = testbed.mlp(hiddens=(3,), num_steps=2)
+  logits = agent(data, Prior(num_train=8))(jnp.zeros((1, 2)), jax.random.key(0))
+  assert logits.shape == (1, 2)
+
+
 def test_average_class_probs_are_frequencies():
   data = Data(np.zeros((8, 2)), np.array([[0]] * 6 + [[1]] * 2))
   sampler = testbed.average_class_probs()(data, Prior(num_train=8))

@@ -10,6 +10,7 @@ import optax
 
 from flax_enn.core import EpistemicNetwork
 from flax_enn.experiment import Experiment
+from flax_enn.likelihoods import Categorical
 from flax_enn.loggers import SilentLogger
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
 
@@ -80,6 +81,7 @@ def experiment(
       SilentLogger(),
       batch_size=_BATCH_SIZE,
       num_indices=num_indices,
+      likelihood=Categorical(prior.num_classes),  # some may not be in the data
   )
 
 
