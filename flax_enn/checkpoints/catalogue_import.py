@@ -47,7 +47,7 @@ def import_entry(
     conv_prior_scale: float | None = None,
     urls: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-  """Writes the folder of a run, as a whole or not at all.
+  """Writes the folder of a run atomically.
 
   Args:
     entry: of the catalogue.

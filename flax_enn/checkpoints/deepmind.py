@@ -11,8 +11,8 @@ NAME is that of a file without .npzs; an epinet finds its base beside it:
   resnet{18,32,44,56,110}{,_epinet}_{cifar10,cifar100}
 
 The files are pickles, of which nothing is run: what no file of the catalogue
-has in it is refused. The folder is written as a whole or not at all, and is
-opened by Predictor.load, flax_enn.evaluate and config.init like any other.
+has in it is refused. The folder is written atomically, and is opened by
+Predictor.load, flax_enn.evaluate and config.init like any other.
 """
 
 from absl import flags

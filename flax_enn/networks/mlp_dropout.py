@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
+from flax_enn.networks.backbones.mlp import dense
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import Dtype, activation, fan_in_init
+from flax_enn.networks.layers import Dtype, activation
 
 
 class MLPDropout(nn.Module):
@@ -66,10 +67,11 @@ class MLPDropout(nn.Module):
           ' below 1'
       )
     h = sharding.constrain(x.reshape(x.shape[0], -1), 'batch')
+    options = {'nonzero_bias': self.nonzero_bias, 'dtype': self.dtype}
     for i, size in enumerate((*self.hiddens, self.classes)):
       h = activation(self.activation)(h) if i else h
       h = self._mask(h, index, i) if i or self.dropout_input else h
-      h = self._dense(size, i, h)
+      h = dense(h, i, size, **options)
     return Output(sharding.constrain(promote_to_float32(h), 'batch'))
 
   def _mask(self, h: jax.Array, index: Index, number: int) -> jax.Array:
@@ -77,18 +79,6 @@ class MLPDropout(nn.Module):
     shape = h.shape[-1:]
     mask = draw(index, number, lambda k: jax.random.bernoulli(k, keep, shape))
     return jnp.where(mask, h / keep, jnp.zeros_like(h))
-
-  def _dense(self, size: int, i: int, h: jax.Array) -> jax.Array:
-    bias = nn.initializers.zeros
-    if i == 0 and self.nonzero_bias:
-      bias = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
-    return nn.Dense(
-        size,
-        dtype=self.dtype,
-        kernel_init=fan_in_init,
-        bias_init=bias,
-        name=f'layer_{i}',
-    )(h)
 
 
 def example() -> Example:

@@ -42,22 +42,35 @@ class MLP(nn.Module):
     del train
     h = x.reshape(x.shape[0], -1)
     features = {'inputs': h}
+    options = {'nonzero_bias': self.nonzero_bias, 'dtype': self.dtype}
     for i, size in enumerate(self.hiddens):
-      h = self._dense(size, i, h)
+      h = dense(h, i, size, **options)
       h = features[f'hidden_{i}'] = activation(self.activation)(h)
-    logits = features['logits'] = self._dense(
-        self.classes, len(self.hiddens), h
+    logits = features['logits'] = dense(
+        h, len(self.hiddens), self.classes, **options
     )
     return logits, features
 
-  def _dense(self, size: int, i: int, h: jax.Array) -> jax.Array:
-    bias = nn.initializers.zeros
-    if i == 0 and self.nonzero_bias:
-      bias = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
-    return nn.Dense(
-        size,
-        dtype=self.dtype,
-        kernel_init=fan_in_init,
-        bias_init=bias,
-        name=f'layer_{i}',
-    )(h)
+
+def dense(
+    h: jax.Array, i: int, size: int, *, nonzero_bias: bool, dtype: Dtype
+) -> jax.Array:
+  """Layer i of a perceptron, a submodule of the module that calls this.
+
+  Args:
+    h: `[B, F]` what enters it.
+    i: its number, which names it.
+    size: number of its outputs.
+    nonzero_bias: whether the bias of the first layer starts random.
+    dtype: of the computation; parameters are float32.
+  """
+  bias = nn.initializers.zeros
+  if i == 0 and nonzero_bias:
+    bias = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
+  return nn.Dense(
+      size,
+      dtype=dtype,
+      kernel_init=fan_in_init,
+      bias_init=bias,
+      name=f'layer_{i}',
+  )(h)
