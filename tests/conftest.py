@@ -10,13 +10,16 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     # Tests compile much and run little: a third of the time without LLVM's
-    # optimizations, and half of that without the emitters of fusions.
+    # optimizations, half of that without the emitters of fusions, three
+    # quarters of that with each program whole.
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
-    # (XLA ends a process at a flag that it does not know: 0.12 dropped this.)
-    *['--xla_cpu_use_fusion_emitters=false'] * (
-        [*map(int, metadata.version('jaxlib').split('.')[:2])] < [0, 12]
-    ),
+    # (XLA ends a process at a flag that it does not know: 0.12 dropped these.)
+    *[
+        '--xla_cpu_use_fusion_emitters=false',
+        '--xla_cpu_parallel_codegen_split_count=1',
+        '--xla_llvm_force_inline_before_split=false',
+    ] * ([*map(int, metadata.version('jaxlib').split('.')[:2])] < [0, 12]),
 ])
 # With fewer threads than emulated devices, a collective waits forever for the
 # devices that found no thread.
