@@ -5,7 +5,6 @@
 Two moons and digits (made where they are not there) in batches of 64. `grain`
 reads as for a data set in files, `taken` from arrays; `order` is what shuffling
 adds to `taken`, in a thread of its own; `placed` has the batch on the device.
-`step` is the recipe's step on one batch, `loop` with a new one each.
 """
 
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from benchmarks import timing
 from configs import digits_epinet, two_moons_epinet
 from flax_enn.data import ArraySource
 from flax_enn.data.order import epoch_order
+from flax_enn.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,34 +49,21 @@ def batches(trainer: Any, slow: bool) -> Iterator[Any]:
 
 def row(name: str, config: Any) -> None:
   """Measures one recipe."""
-  training = timing.Training(config)
-  trainer, fixed = training.trainer, training.batch
+  trainer = Trainer.from_config(config)
   n, size = trainer.num_examples, config.batch_size
   grain, taken = batches(trainer, True), batches(trainer, False)
   epochs = iter(range(10**9))
   with trainer.use_mesh():
     placed = trainer.placed_batches()
-
-    def step() -> Any:
-      training.batch = fixed
-      return training()
-
-    def loop() -> Any:
-      training.batch = next(placed)
-      return training()
-
     times = timing.side_by_side({
         'grain': lambda: next(grain).x,
         'taken': lambda: next(taken).x,
         'order': lambda: epoch_order(n, next(epochs)),
         'placed': lambda: next(placed).x,
-        'step': step,
-        'loop': loop,
     })
   times['order'] *= size / n
   values = {f'{k}_ms': 1e3 * v for k, v in times.items()}
-  ratio = times['loop'] / times['step']
-  timing.print_row(name, **values, loop_of_step=ratio)
+  timing.print_row(name, **values)
 
 
 def main(argv: list[str]) -> None:

@@ -40,7 +40,7 @@ def default_config() -> ml_collections.ConfigDict:
     objectives: named terms; each has a `loss` and may have `weight` (a number,
       or a schedule by its name in optax), `inputs`, `indices`, `noise` (named)
       and `across`.
-    optimizer: see `flax_enn/training/optimizer.py`.
+    optimizer: see `flax_enn/optimizer.py`.
     init: None, or the run whose modules this one starts from: `workdir`
       (relative to this run's own), `step` (`latest`, `best` or a number) and
       `modules`, target module -> source module; or a `file` of another library,

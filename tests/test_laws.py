@@ -21,8 +21,8 @@ from flax_enn import build, networks, sharding
 from flax_enn.core import Batch, EpistemicNetwork, Example
 from flax_enn.likelihoods import Categorical
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
+from flax_enn.optimizer import create_optimizer
 from flax_enn.sampling import over_index
-from flax_enn.training.optimizer import create_optimizer
 from flax_enn.training.state import abstract_state, create_train_state
 from flax_enn.training.step import train_step
 

@@ -24,7 +24,7 @@ FLOORS = (
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},
-    {'config', 'config_files', 'library', 'model'},
+    {'config', 'config_files', 'library', 'model', 'optimizer'},
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {
         'sweep', 'active_learning', 'experiment', 'extras', 'predict',

@@ -13,7 +13,7 @@ import pytest
 
 from flax_enn import sharding
 from flax_enn.networks import ensemble, epinet
-from flax_enn.training.optimizer import (
+from flax_enn.optimizer import (
   create_optimizer,
   create_schedule,
   schedule_from,

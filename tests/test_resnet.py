@@ -18,7 +18,7 @@ from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import BatchNorm
 from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.with_prior import WithPrior
-from flax_enn.training.optimizer import create_optimizer
+from flax_enn.optimizer import create_optimizer
 from flax_enn.training.state import abstract_state, create_train_state
 from tests import tiny
 from tests.test_laws import a_batch

@@ -22,7 +22,6 @@ from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.model import run_keys
 from flax_enn.skipped import Skipped
-from flax_enn.throttle import Throttle
 from flax_enn.training import checks, writers
 from flax_enn.training.state import TrainState
 from flax_enn.training.trainer import Trainer
@@ -45,8 +44,9 @@ def train_and_evaluate(
       `switches.json`, `checkpoints/`, TensorBoard files, `results.json` and
       `report.png`.
     profile_at: step at which to profile five steps, or None.
-    hooks: called with the number of each step after it.
-    stop: whether to save and stop, asked after each step and each batch of an
+    hooks: called with the number of each step, after the call of `Stepper` that
+      did it.
+    stop: whether to save and stop, asked as often, and after each batch of an
       evaluation, equally often on every process; see `distributed.Preemption`.
 
   Returns:
@@ -90,8 +90,9 @@ def train_and_evaluate(
     hooks = (*own, lambda _: lock.check(), *hooks)
     try:
       state = _train(
-          trainer, state, checkpointer, evaluator, writer, hooks, stop
-      )
+          trainer, state, checkpointer, evaluator, writer, hooks, stop,
+          profile_at,
+      )  # fmt: skip
       results = evaluator(state.variables, config.num_steps, final=True)
     except Preempted as e:
       checkpointer.wait()
@@ -110,6 +111,7 @@ def _train(
     writer: Any,
     hooks: Sequence[Callable[[int], Any]],
     stop: Callable[[], bool],
+    profile_at: int | None,
 ) -> TrainState:
   """Steps to the end and returns the last state, saved, not yet evaluated.
 
@@ -119,25 +121,27 @@ def _train(
   unfinished = start < config.num_steps and _due(start, config.eval.every)
   if unfinished and not checkpointer.scored(start):  # killed on the way
     evaluator(state.variables, start, final=False)
-  train_step, throttle = trainer.jit_train_step(), Throttle()
   skipped = Skipped(checkpointer.directory.parent / 'skipped' / 'train')
   if skipped:
     logging.warning('%d examples were passed over so far', len(skipped))
-  batches = trainer.placed_batches(start, skipped)
-  for step in range(start + 1, config.num_steps + 1):
-    with _save_on_data_error(state, step - 1, checkpointer):
-      batch = next(batches)
-    state, logs = train_step(state, batch)
-    throttle(logs)
+  stepper, step = trainer.stepper(start, skipped), start
+  while step < config.num_steps:
+    with _save_on_data_error(state, step, checkpointer):
+      most = _until_due(step, config, profile_at)
+      state, logs, number = stepper(state, most)
+    stopped = False
+    for _ in range(number):
+      step += 1
+      for hook in hooks:
+        hook(step)
+      stopped |= stop()
     last = step == config.num_steps
-    if last or step % config.log_every == 0:
+    if last or _due(step, config.log_every):
       _check_finite(state, checkpointer, start)
       writer.write_scalars(
           step, {**logs, 'learning_rate': trainer.schedule(step - 1)}
       )
-    for hook in hooks:
-      hook(step)
-    evaluate, stopped = _due(step, config.eval.every), stop()
+    evaluate = _due(step, config.eval.every)
     if last or evaluate or stopped or _due(step, config.checkpoint.every):
       _check_finite(state, checkpointer, start)
       writer.flush()  # What is saved is not trained again.
@@ -147,6 +151,17 @@ def _train(
     if evaluate and not last:
       evaluator(state.variables, step, final=False)
   return state
+
+
+def _until_due(
+    step: int, config: ml_collections.ConfigDict, profile_at: int | None
+) -> int:
+  """The number of steps until there is something else to do."""
+  every = config.log_every, config.eval.every, config.checkpoint.every
+  due = {step + n - step % n for n in every if n > 0} | {config.num_steps}
+  if profile_at is not None:
+    due |= {profile_at, profile_at + 5}
+  return min(n for n in due if n > step) - step
 
 
 def _due(step: int, every: int) -> bool:

@@ -9,7 +9,7 @@ import ml_collections
 
 from flax_enn import annotations, build
 from flax_enn.losses import Objective
-from flax_enn.training.optimizer import schedule_from
+from flax_enn.optimizer import schedule_from
 
 
 def create_objectives(

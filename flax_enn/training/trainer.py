@@ -8,10 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 import ml_collections
-import numpy as np
 import optax
 
-from flax_enn import annotations, build, data, sharding
+from flax_enn import annotations, build, data, optimizer, sharding
 from flax_enn import config as config_lib
 from flax_enn.core import Batch
 from flax_enn.evaluation import Evaluation, create_evaluations
@@ -22,7 +21,6 @@ from flax_enn.model import (
     create_loader,
     located_batches,
 )
-from flax_enn.training import optimizer
 from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import (
     TrainState,
@@ -30,6 +28,7 @@ from flax_enn.training.state import (
     create_train_state,
 )
 from flax_enn.training.step import train_step
+from flax_enn.training.stepper import OneByOne, Several, Stepper, several
 
 # Where the index has no finite support.
 _NUM_INDICES = 8
@@ -128,18 +127,36 @@ class Trainer:
   def placed_batches(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None
   ) -> Iterator[Batch]:
-    """The same as global batches on the devices, ahead of their use.
+    """The same as global batches on the devices, ahead of their use."""
+    batches = self.train_batches(start, skipped)
+    put = functools.partial(
+        sharding.make_global_batch, where=self.batch_sharding
+    )
+    return data.prefetch(batches, put)
 
-    The devices of a single process hold a small data set themselves.
+  def stepper(
+      self, start: int = 0, skipped: MutableMapping[int, str] | None = None
+  ) -> Stepper:
+    """Does the steps after the first `start`.
+
+    The devices of a single process hold a small data set themselves, and do
+    several steps in a call; but XLA for CPUs computes convolutions in a loop on
+    a single core.
     """
-    where, batches = self.batch_sharding, self._read(start, skipped)
-    alone = jax.process_count() == 1 and isinstance(batches, data.Taken)
-    if alone and (examples := batches.examples()):
+    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
+    convolves = any(x.ndim > 3 for x in jax.tree.leaves(self.abstract_state))
+    batches = self._read(start, skipped)
+    if (
+        isinstance(batches, data.Taken)
+        and jax.process_count() == 1
+        and not (on_cpu and convolves)
+        and (examples := batches.examples()) is not None
+    ):
       held = jax.device_put(examples, sharding.replicated(self.mesh))
-      take = jax.jit(_rows_of, out_shardings=where)
-      return (take(held, ids.astype(np.int32)) for ids in batches.ids)
-    put = functools.partial(sharding.make_global_batch, where=where)
-    return data.prefetch(located_batches('config.dataset', batches), put)
+      steps = several(self.train_step(self.num_examples), self.batch_sharding)
+      return Several(self._jit(steps), held, batches.ids)
+    placed = self.placed_batches(start, skipped)
+    return OneByOne(self.jit_train_step(), placed)
 
   def _read(
       self, start: int, skipped: MutableMapping[int, str] | None
@@ -195,10 +212,11 @@ class Trainer:
     `num_examples` are those in the training split; None asks the data set.
     """
     n = self.num_examples if num_examples is None else num_examples
+    return self._jit(self.train_step(n))
+
+  def _jit(self, step: Any) -> Any:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-    return jax.jit(
-        self.train_step(n), donate_argnums=0, out_shardings=(shardings, None)
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
   @functools.cached_property
   def evaluations(self) -> Sequence[Evaluation]:
@@ -206,7 +224,3 @@ class Trainer:
     return create_evaluations(
         self.config, self.model, self.dataset, self.mesh, self.rules
     )
-
-
-def _rows_of(examples: Batch, rows: jax.Array) -> Batch:
-  return jax.tree.map(lambda leaf: leaf[rows], examples)
