@@ -192,6 +192,7 @@ def test_18_numbers_of_numpy():
     assert found == value.tolist()
 
 
+@pytest.mark.slow
 def test_19_and_20_a_workdir(tmp_path):
   """`~` is the home folder, and a file is no folder."""
   (tmp_path / 'file').touch()

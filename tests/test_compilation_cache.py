@@ -161,6 +161,7 @@ def test_by_default_it_is_in_the_users_cache(variable, tmp_path, monkeypatch):
   assert Path(compilation_cache.default_folder()) == expected
 
 
+@pytest.mark.slow
 def test_jax_may_have_been_told(tmp_path, run):
   def told(*args, **variables):
     return end(start(*args, **variables))

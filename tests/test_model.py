@@ -217,6 +217,7 @@ class Bag(nn.Module):
     return nn.Dense(self.classes)(mean), {'mean': mean}
 
 
+@pytest.mark.slow
 def test_tokens_and_masks_from_data_to_results(tmp_path):
   config = tiny.epinet(
       dataset={'name': f'{__name__}:Texts'},

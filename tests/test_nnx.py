@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import flax_enn
 from flax_enn import MLP, Epinet, over_index
@@ -16,6 +17,7 @@ def an_epinet(base):
   return Epinet(base, ('hidden_0',), index_dim=4, hiddens=(7,))
 
 
+@pytest.mark.slow
 def test_a_network_trains_as_an_nnx_module():
   network = an_epinet(MLP((6,), classes=3))
   model = flax_enn.as_nnx(network, X, nnx.Rngs(0))

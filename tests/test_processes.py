@@ -57,6 +57,7 @@ def reference(config_file, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(config_file, reference, tmp_path):
   """The one is this, of eight devices."""
   expected = train_and_evaluate(load_config(str(config_file)), tmp_path)

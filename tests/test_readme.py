@@ -129,6 +129,7 @@ def test_every_config_has_its_command_and_numbers():
     assert 'Expected' in text, name
 
 
+@pytest.mark.slow
 def test_python_blocks_run(tmp_path, monkeypatch):
   # The digits are prepared there, whoever runs this.
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))

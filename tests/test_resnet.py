@@ -220,11 +220,11 @@ def test_virtual_batches_divide_the_batch(group):
 @pytest.mark.parametrize(
     'base, bn_batch, sizes',
     [
-        ('bottleneck', 4, (2, 2, 2)),
+        ('thin', 2, (4, 2, 1)),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in [
-                ('thin', 2, (4, 2, 1)),
+                ('bottleneck', 4, (2, 2, 2)),
                 ('thin', 4, (8, 1, 1)),
                 ('thin', None, (1, 4, 2)),
                 ('bottleneck', 2, (1, 4, 2)),

@@ -24,9 +24,9 @@ CONSTANT = {'optimizer.schedule': {'name': 'constant'}}
 
 @pytest.fixture(
     scope='module',
-    # Batch statistics, members, bootstrapping and the rest; or no more than all
-    # runs below have.
-    params=['ensemble', pytest.param('epinet', marks=pytest.mark.slow)],
+    # What all runs below have; or batch statistics, members, bootstrapping and
+    # the rest as well.
+    params=['epinet', pytest.param('ensemble', marks=pytest.mark.slow)],
 )
 def whole(request, tmp_path_factory):
   """A config and the workdir of its run from start to end."""

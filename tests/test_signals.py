@@ -25,6 +25,7 @@ print('the same')
 """
 
 
+@pytest.mark.slow
 def test_a_library_installs_no_handler(tmp_path):
   code = SCRIPT.format(workdir=str(tmp_path / 'run'))
   with tiny.python('-c', code) as process:

@@ -169,6 +169,7 @@ def prior_scale(folder, sweep=TWO):
   return path
 
 
+@pytest.mark.slow
 def test_a_sweep_from_start_to_end(tmp_path):
   config, workdir = prior_scale(tmp_path), tmp_path / 'sweep'
   show = [SCRIPT, f'--config={config}', f'--workdir={workdir}', '--print']

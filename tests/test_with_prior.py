@@ -62,7 +62,14 @@ class OfIndex(nn.Module):
     return jnp.tanh(nn.Dense(classes)(x) * index.sum())
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+# A third of them in `make test`, the others in `make test-all`.
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (place % 3 > 0))
+        for place, name in enumerate(NETWORKS)
+    ],
+)
 def test_a_network_stays_as_it_is_beside_a_prior(name):
   """Its variables, their paths and draws, and its outputs: bit for bit."""
   network, x, _ = example(name)

@@ -189,7 +189,10 @@ def test_arrays_standardize_by_the_training_split(kind, tmp_path):
   np.testing.assert_array_equal(dataset.load('test')[0]['x'], x[0])
 
 
-@pytest.mark.parametrize('workers, flip', [(0, True), (0, False), (1, True)])
+@pytest.mark.parametrize(
+    'workers, flip',
+    [(0, True), (0, False), pytest.param(1, True, marks=pytest.mark.slow)],
+)
 def test_arrays_augment_in_training_alone(workers, flip, tmp_path):
   path = written(tmp_path, x_train=PHOTOS, x_test=PHOTOS[:3]).path
   dataset = Arrays(path=path, padding=2, flip=flip, standardize=True)

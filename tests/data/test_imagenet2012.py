@@ -388,6 +388,7 @@ def test_a_part_of_a_split(data_dir):
     absent.load('test')
 
 
+@pytest.mark.slow
 def test_workers_read_the_same_training_images(data_dir):
   dataset = Imagenet2012(data_dir=data_dir, image_size=32)
   streams = [
@@ -433,6 +434,7 @@ def test_tensorflow_gets_one_thread_and_no_accelerator(monkeypatch):
   assert given == {'GPU': [], 'intra': 1, 'inter': 1}
 
 
+@pytest.mark.slow
 def test_tensorflow_that_was_used_before_is_left_alone():
   code = (
       'import tensorflow as tf; tf.constant(1) + 1\n'

@@ -67,6 +67,7 @@ def test_digits_are_the_same_when_prepared_again(data_dir, tmp_path):
       np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_digits_need_no_tensorflow_and_no_lock(tmp_path):
   """Several processes prepare at once; none may load TensorFlow."""
   program = f"""

@@ -85,7 +85,7 @@ def all_but_slow(*slow):
   )
 
 
-@all_but_slow('50_train')
+@all_but_slow('50_train', '50_eval')
 def test_golden_resnets(name):
   case, network, variables, of_batch = resnet(name)
   indices = jax.nn.one_hot(case['z'], network.size)
