@@ -41,9 +41,10 @@ test: lint  ## Lint, check the types, run the tests.
 test-all: test  ## The same, then the slow tests.
 	@$(PYTHON) $(PYTEST) -m 'slow and not long'
 
-test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,PAIRS,SEED}=N.
+test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,READ_ERRORS,PAIRS,SEED}=N.
 	@FLAX_ENN_FUZZ=$${FLAX_ENN_FUZZ:-1500} \
 	  FLAX_ENN_FLIPS=$${FLAX_ENN_FLIPS:-200} \
+	  FLAX_ENN_READ_ERRORS=$${FLAX_ENN_READ_ERRORS:-50} \
 	  FLAX_ENN_PAIRS=$${FLAX_ENN_PAIRS:-20} \
 	  $(PYTHON) $(PYTEST) -m slow tests/faults tests/test_resume.py \
 	  tests/test_signals.py tests/test_processes.py \

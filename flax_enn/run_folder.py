@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import re
+import time
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 import ml_collections
@@ -20,7 +22,10 @@ MUTABLE_ON_RESUME = (
     'dataset.data_dir', 'dataset.path',
 )  # fmt: skip
 
-
+# These say that a file is not there, or not what it was: no second try helps.
+LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# Seconds between tries to read what storage does not give.
+BACK_OFF = (1.0, 4.0, 16.0)
 # Of a disk that takes nothing more.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How TensorStore and TensorFlow say it, and that they may not write.
@@ -137,6 +142,25 @@ def to_json(content: Any) -> bytes:
   return f'{text}\n'.encode()
 
 
+def read_bytes(path: epath.Path) -> bytes:
+  """What a file holds; where storage does not give it, it is asked again.
+
+  Raises:
+    OSError: the file is not there, or cannot be read for longer.
+  """
+  for seconds in BACK_OFF:
+    try:
+      return path.read_bytes()
+    except LOSS:
+      raise
+    except OSError as e:
+      logging.warning(
+          'cannot read %s (%s); trying again in %d s', path, e, seconds
+      )
+      time.sleep(seconds)
+  return path.read_bytes()
+
+
 def read_json(path: epath.Path) -> dict[str, Any]:
   """Reads a file of a run, which holds a JSON object.
 
@@ -149,7 +173,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         ' of one that an older version has trained'
     )
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(read_bytes(path))
   except (OSError, ValueError, RecursionError) as e:
     raise ValueError(
         f'{path} cannot be read as JSON ({type(e).__name__}: {e}); repair or'

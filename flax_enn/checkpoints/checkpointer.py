@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flax_enn import run_folder
 from flax_enn.checkpoints import fingerprint, layout
-from flax_enn.run_folder import write_json
 
 State = TypeVar('State')
 
@@ -221,7 +221,7 @@ class Checkpointer:
       self._write_scores()
 
   def _write_scores(self) -> None:
-    write_json(self.directory / 'scores.json', self._scores)
+    run_folder.write_json(self.directory / 'scores.json', self._scores)
 
   def _try_restore(
       self, step: int, abstract: State
@@ -233,7 +233,7 @@ class Checkpointer:
     Raises:
       StorageError: it cannot be read.
     """
-    for seconds in (*layout.BACK_OFF, None):
+    for seconds in (*run_folder.BACK_OFF, None):
       state, error = None, None
       try:
         state = self._restore(step, abstract)

@@ -25,6 +25,8 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from flax_enn import run_folder
+
 T = TypeVar('T')
 Leaves = dict[str, jax.ShapeDtypeStruct]
 
@@ -48,11 +50,6 @@ _PASSING = re.compile(
     r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED'
     r'|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|UNKNOWN|INTERNAL)\b:'
 )
-# These say that a file is not there, or not what it was.
-_LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-
-# Seconds between tries to read what storage does not give.
-BACK_OFF = (1.0, 4.0, 16.0)
 
 
 @contextlib.contextmanager
@@ -81,7 +78,7 @@ def sort_errors(path: epath.Path) -> Generator[None]:
 
 def _may_pass(error: BaseException) -> bool:
   if isinstance(error, OSError):
-    return not isinstance(error, _LOSS)
+    return not isinstance(error, run_folder.LOSS)
   return bool(_PASSING.search(str(error)))
 
 
@@ -98,7 +95,7 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
   Raises:
     StorageError, DamagedCheckpointError: as `sort_errors`.
   """
-  waits = iter(BACK_OFF)
+  waits = iter(run_folder.BACK_OFF)
   while True:
     try:
       with sort_errors(path):
@@ -165,7 +162,9 @@ def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
   if not path.exists():
     return {}
   try:
-    found = json.loads(path.read_text(), parse_constant=_no_constant)
+    found = json.loads(
+        run_folder.read_bytes(path), parse_constant=_no_constant
+    )
     return {
         int(step): {'score': _score(v['score']), 'metrics': dict(v['metrics'])}
         for step, v in found.items()

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from flax_enn.run_folder import atomic_write
+from flax_enn.run_folder import atomic_write, read_bytes
 
 State = TypeVar('State')
 
@@ -121,7 +121,7 @@ class EvalCheckpoint:
     if not self._path.exists():
       return 0, []
     try:
-      with self._path.open('rb') as f, np.load(f) as archive:
+      with np.load(io.BytesIO(read_bytes(self._path))) as archive:
         arrays = dict(archive)
       identity = json.loads(str(arrays['identity']))
       done = int(arrays['done'])

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 import pytest
 
-from flax_enn import sharding
+from flax_enn import run_folder, sharding
 from flax_enn.checkpoints import (
     Checkpointer,
     DamagedCheckpointError,
@@ -341,7 +341,7 @@ FAULTS = [
 
 @pytest.fixture
 def impatient(monkeypatch):
-  monkeypatch.setattr(layout, 'BACK_OFF', (0.0, 0.0))
+  monkeypatch.setattr(run_folder, 'BACK_OFF', (0.0, 0.0))
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=repr)
@@ -404,7 +404,7 @@ def test_another_network_is_not_damage(run, one_device, change, message):
 CHILD = """
 import os, signal, sys
 import jax, jax.numpy as jnp
-from flax_enn import sharding
+from flax_enn import run_folder, sharding
 from flax_enn.checkpoints import Checkpointer
 from tests.checkpoints.conftest import draw_state
 state = draw_state(1, sharding.create_mesh({}, jax.devices()[:1]))
