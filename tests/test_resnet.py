@@ -26,6 +26,9 @@ from tests.test_laws import a_batch
 TINY = {
     'thin': ResNet(classes=3, depth=18, blocks=(1, 1), channels=(4, 6)),
     'bottleneck': ResNet(classes=3, depth=50, blocks=(1, 2), channels=(8, 8)),
+    'post': ResNet(
+        classes=3, blocks=(1, 2), channels=(8, 8), preactivation=False
+    ),
 }
 
 
@@ -288,5 +291,5 @@ def test_remat_computes_blocks_again_and_changes_no_number(name):
   )
   # All of them once more, but the stem and the last one of each block, whose
   # result no gradient needs.
-  inside = sum(net.blocks) * {'thin': 2, 'bottleneck': 3}[name]
+  inside = sum(net.blocks) * (2 if name == 'thin' else 3)
   assert convolutions[1] - convolutions[0] >= inside - sum(net.blocks)

@@ -7,7 +7,7 @@ r"""Weights of other libraries, by a table of names.
   )
 
 A file is `.npz` or `.safetensors`, arrays by name. A table is a name in
-`TABLES`, or rules, tried in order:
+`name_tables.TABLES`, or rules, tried in order:
 
   (names, path, layout, scale, zero)
 
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import io
 import re
-from typing import Any, NamedTuple
+from typing import Any
 import zipfile
 
 from etils import epath
@@ -36,47 +36,10 @@ from safetensors import numpy as safetensors
 
 from flax_enn.build import choices
 from flax_enn.checkpoints import layout as layouts
+from flax_enn.checkpoints.name_tables import TABLES, Rule
 
 # What is here HWIO, or IO.
 _TRANSPOSED = {'': None, 'OIHW': (2, 3, 1, 0), 'OI': (1, 0)}
-
-
-class Rule(NamedTuple):
-  """See above."""
-
-  names: str
-  path: str
-  layout: str = ''
-  scale: str = ''
-  zero: str = ''
-
-
-def _norm(there: str, here: str) -> tuple[Rule, ...]:
-  """A batch norm of PyTorch."""
-  return (
-      Rule(rf'{there}\.weight', f'params/{here}/scale'),
-      Rule(rf'{there}\.bias', f'params/{here}/bias'),
-      Rule(rf'{there}\.running_mean', f'batch_stats/{here}/mean'),
-      Rule(rf'{there}\.running_var', f'batch_stats/{here}/var'),
-      Rule(rf'{there}\.num_batches_tracked', ''),
-  )
-
-
-_BLOCK = r'layer(\d+)\.(\d+)\.'
-TABLES: dict[str, tuple[Rule, ...]] = {
-    # The thin networks of He et al. in PyTorch, whose shortcuts have no
-    # parameters: `ResNet` with `padding='symmetric'`.
-    'cifar_resnet': (
-        Rule(r'conv1\.weight', 'params/stem/kernel', 'OIHW'),
-        *_norm('bn1', 'stem_norm'),
-        Rule(rf'{_BLOCK}conv1\.weight', 'params/block_#/conv_0/kernel', 'OIHW'),
-        *_norm(f'{_BLOCK}bn1', 'block_#/norm_0'),
-        Rule(rf'{_BLOCK}conv2\.weight', 'params/block_#/conv_1/kernel', 'OIHW'),
-        *_norm(f'{_BLOCK}bn2', 'block_#/norm_1'),
-        Rule(r'(?:linear|fc)\.weight', 'params/out/kernel', 'OI'),
-        Rule(r'(?:linear|fc)\.bias', 'params/out/bias'),
-    ),
-}
 
 
 def read(path: epath.Path, sha256: str | None = None) -> dict[str, np.ndarray]:

@@ -49,6 +49,9 @@ class ResNet(nn.Module):
     bn_momentum: of the running batch statistics.
     padding: of convolutions and pooling: `SAME`, as in enn, or `symmetric`, as
       in PyTorch; they differ where the stride is 2.
+    preactivation: whether the networks of ImageNet norm and activate before a
+      convolution; else after it, as in arXiv:1512.03385 (the stride is that of
+      the 3x3 convolution, as in torchvision).
     remat: whether training computes what is inside a block again in the
       backward pass, to save memory.
     dtype: of the computation up to the pooled features; parameters,
@@ -62,6 +65,7 @@ class ResNet(nn.Module):
   bn_batch: int | None = None
   bn_momentum: float = 0.9
   padding: str = 'SAME'
+  preactivation: bool = True
   remat: bool = False
   dtype: Dtype = None
 
@@ -95,9 +99,12 @@ class ResNet(nn.Module):
       h = nn.relu(norm(name='stem_norm')(h, train=train))
     else:
       h = conv(groups[0][1] // 4, (7, 7), strides=2, name='stem')(x)
+      if not self.preactivation:
+        h = nn.relu(norm(name='stem_norm')(h, train=train))
       padding = ((1, 1), (1, 1)) if symmetric else 'SAME'
       h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=padding)
-    block, number = ThinBlock if thin else Bottleneck, itertools.count()
+    bottleneck = Bottleneck if self.preactivation else PostBottleneck
+    block, number = ThinBlock if thin else bottleneck, itertools.count()
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))
     for group, (blocks, channels) in enumerate(groups):
@@ -106,7 +113,7 @@ class ResNet(nn.Module):
         stride = 2 if group and i == 0 else 1
         h = block(conv, norm, channels, stride, i == 0, name=name)(h, train)
         features[name] = h
-    if not thin:
+    if self.preactivation and not thin:
       h = nn.relu(norm(name='final_norm')(h, train=train))
     pooled = features['pooled'] = promote_to_float32(h).mean((1, 2))
     logits = features['logits'] = nn.Dense(
@@ -148,15 +155,15 @@ def _conv(
   )
 
 
-class Bottleneck(nn.Module):
-  """The pre-activation block: 1x1, 3x3 and 1x1 convolutions.
+class Block(nn.Module):
+  """What the blocks below have in common.
 
   Attributes:
     conv: makes a convolution, `_conv` with its options.
     norm: makes a `BatchNorm`.
-    channels: of the output; a quarter of it in between.
-    stride: of the 3x3 convolution.
-    project: whether the shortcut is a 1x1 convolution.
+    channels: of the output; a quarter of it within a bottleneck.
+    stride: of a 3x3 convolution.
+    project: whether the shortcut of a bottleneck is a 1x1 convolution.
   """
 
   conv: Any
@@ -164,6 +171,10 @@ class Bottleneck(nn.Module):
   channels: int
   stride: int
   project: bool
+
+
+class Bottleneck(Block):
+  """The pre-activation block: 1x1, 3x3 and 1x1 convolutions."""
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -182,18 +193,30 @@ class Bottleneck(nn.Module):
     return h + project(shortcut)
 
 
-class ThinBlock(nn.Module):
+class PostBottleneck(Block):
+  """The same convolutions, each normed and activated after it."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    width, stride = self.channels // 4, self.stride
+    h = self.conv(width, (1, 1), name='conv_0')(x)
+    h = nn.relu(self.norm(name='norm_0')(h, train=train))
+    h = self.conv(width, (3, 3), strides=stride, name='conv_1')(h)
+    h = nn.relu(self.norm(name='norm_1')(h, train=train))
+    h = self.conv(self.channels, (1, 1), name='conv_2')(h)
+    h = self.norm(name='norm_2')(h, train=train)
+    if self.project:
+      x = self.conv(self.channels, (1, 1), strides=stride, name='shortcut')(x)
+      x = self.norm(name='shortcut_norm')(x, train=train)
+    return nn.relu(h + x)
+
+
+class ThinBlock(Block):
   """The block of the CIFAR networks: two 3x3 convolutions.
 
   Its shortcut leaves pixels out where it strides, and fills up the channels
-  with zeros. The attributes are those of `Bottleneck`; nothing is projected.
+  with zeros: nothing is projected.
   """
-
-  conv: Any
-  norm: Any
-  channels: int
-  stride: int
-  project: bool
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
