@@ -26,6 +26,7 @@ MUTABLE_ON_RESUME = (
 LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Seconds between tries to read what storage does not give.
 BACK_OFF = (1.0, 4.0, 16.0)
+IMPORT = 'import.json'  # where the weights of an imported run are from
 # Of a disk that takes nothing more.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How TensorStore and TensorFlow say it, and that they may not write.
@@ -185,6 +186,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         ' remove it, or choose another folder'
     )
   return found
+
+
+def check_not_imported(workdir: epath.Path) -> None:
+  """Raises a ValueError where a run was imported, and cannot be trained on."""
+  if (workdir / IMPORT).exists():
+    raise ValueError(
+        f'--workdir={workdir} is an import, which is not trained on: it has no'
+        ' state of an optimizer. Choose another --workdir, and let that run'
+        f" start from it: config.init = {{'workdir': {str(workdir)!r},"
+        " 'modules': {'base': 'base'}}"
+    )
 
 
 def check_resumable(

@@ -15,8 +15,8 @@ from flax_enn.build import choices
 from flax_enn.config import default_config
 from flax_enn.networks.backbones.resnet import BOTTLENECK, THIN
 from flax_enn.networks.priors.conv_prior import ConvPrior
+from flax_enn.run_folder import IMPORT
 
-IMPORT = 'import.json'  # in the folder of an import: where it is from
 URL = 'https://storage.googleapis.com/dm-enn'
 REPOSITORY = 'https://github.com/google-deepmind/enn'
 

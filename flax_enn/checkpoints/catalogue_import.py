@@ -25,7 +25,6 @@ from flax_enn.checkpoints import (
     layout,
 )
 from flax_enn.checkpoints.catalogue import (
-    IMPORT,
     REPOSITORY,
     Entry,
     Temperatures,
@@ -101,7 +100,7 @@ def import_entry(
     _save(model, variables, part)
     run_folder.write_config(config, part)
     run_folder.write_json(part / 'model.json', model.describe())
-    run_folder.write_json(part / IMPORT, card)
+    run_folder.write_json(part / run_folder.IMPORT, card)
     run_folder.atomic_write(part / 'README.md', _readme(card).encode())
   return card
 

@@ -18,7 +18,7 @@ Predictor.load, flax_enn.evaluate and config.init like any other.
 from absl import flags
 from etils import epath
 
-from flax_enn import command_line
+from flax_enn import command_line, run_folder
 from flax_enn.checkpoints import (
     catalogue,
     catalogue_import,
@@ -70,7 +70,7 @@ def run(names: list[str]) -> None:
     )
   entry = catalogue.entry(names[0])
   out = epath.Path(_OUT.value or '').expanduser()
-  imported = out / catalogue.IMPORT
+  imported = out / run_folder.IMPORT
   if not (_COMPARE.value and imported.exists()):
     import_files(entry, out)
   if _COMPARE.value:

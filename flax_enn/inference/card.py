@@ -46,7 +46,7 @@ def create(
     seed = old['seed'] if seed is None else seed
   else:
     metrics, source = _metrics(folder, found.step), None
-    if (folder / catalogue.IMPORT).exists():
+    if (folder / run_folder.IMPORT).exists():
       source = catalogue.read_card(folder)
   first = next(iter(exported.values()))
   return {

@@ -63,6 +63,7 @@ def train_and_evaluate(
   with contextlib.ExitStack() as stack:
     lock = stack.enter_context(WorkdirLock(workdir))
     stack.enter_context(run_folder.disk_errors_named(workdir))
+    run_folder.check_not_imported(workdir)
     trainer = Trainer.from_config(config)
     config = trainer.config
     _check_run(trainer, workdir, profile_at)

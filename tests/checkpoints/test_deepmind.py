@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -294,6 +295,18 @@ def test_warm_start_and_evaluation(epinet, downloads, tmp_path):
   found = json.loads((tmp_path / 'out' / 'results.json').read_text())['test']
   for who in ('base', 'enn'):
     assert found[who] == pytest.approx(trained['test'][who], rel=1e-4)
+
+
+def test_an_import_is_not_trained_on(epinet):
+  """Neither with its own config nor with another one."""
+  before = tiny.files(epinet[0])
+  own = ml_collections.ConfigDict(
+      json.loads((epinet[0] / 'config.json').read_text())
+  )
+  for config in (own, tiny.epinet()):
+    with pytest.raises(ValueError, match=r'is an import.*config\.init = \{'):
+      train_and_evaluate(config, epinet[0])
+  assert tiny.files(epinet[0]) == before
 
 
 @pytest.mark.slow
