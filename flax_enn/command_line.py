@@ -38,6 +38,13 @@ def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; a wrong one ends the program with 2."""
   try:
     return app.parse_flags_with_usage(list(argv))
+  except OSError as e:  # from --config
+    print(f'--config cannot be read: {e}', file=sys.stderr)
+    sys.exit(2)
+  except (AttributeError, KeyError) as e:  # from --config.FIELD=…
+    said = e.args[0].args[0] if isinstance(e, AttributeError) else e.args[0]
+    print(f'The config has no field {said}', file=sys.stderr)
+    sys.exit(2)
   except SystemExit as e:  # absl has said why, and ends --help so, too
     helps = any(arg.lstrip('-').startswith('help') for arg in argv)
     sys.exit(0 if helps else 2 if e.code else e.code)

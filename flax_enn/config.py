@@ -45,6 +45,8 @@ def default_config() -> ml_collections.ConfigDict:
       (relative to this run's own), `step` (`latest`, `best` or a number) and
       `modules`, target module -> source module; or a `file` of another library,
       see `flax_enn/checkpoints/foreign.py`.
+    active_learning: None, or what `python -m flax_enn.active_learning` does;
+      see `flax_enn/active_learning/learner.py`. train.py takes all labels.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
     sharding: logical axis -> axes of the mesh; see `flax_enn/sharding.py`.
     eval: the run's own evaluation: `every` (steps; 0 for the end only),
@@ -85,6 +87,7 @@ def default_config() -> ml_collections.ConfigDict:
           'schedule': {'name': 'cosine', 'warmup_steps': 0},
       },
       'init': None,
+      'active_learning': None,
       'mesh': {'data': -1, 'index': 1, 'fsdp': 1},
       'sharding': dict(sharding.DEFAULT_RULES),
       'eval': {
@@ -132,7 +135,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       annotations.checked(config[field], annotations.SECTION, f'config.{field}')
   for section in ('mesh', 'eval', 'checkpoint'):
     _check_fields(config[section], defaults[section], f'config.{section}')
-  for field in ('init', 'likelihood'):
+  for field in ('init', 'likelihood', 'active_learning'):
     kind = annotations.SECTION | None
     annotations.checked(config[field], kind, f'config.{field}')
   for field in _BOUNDS:

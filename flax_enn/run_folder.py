@@ -1,6 +1,6 @@
 """The files in the folder of a run: atomic writes, and reads that explain."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 import contextlib
 import errno
 import json
@@ -200,7 +200,10 @@ def check_not_imported(workdir: epath.Path) -> None:
 
 
 def check_resumable(
-    config: ml_collections.ConfigDict, workdir: epath.Path, model: Any = None
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    model: Any = None,
+    mutable: Sequence[str] = MUTABLE_ON_RESUME,
 ) -> None:
   """Checks that a workdir that holds a run holds a run of this config.
 
@@ -208,6 +211,7 @@ def check_resumable(
     config: of the run that is to go on.
     workdir: its folder.
     model: what the data teach now, the content of `model.json`.
+    mutable: fields and sections that may differ.
 
   Raises:
     ValueError: it differs in what decides the numbers of the run.
@@ -228,14 +232,14 @@ def check_resumable(
       f'config.{k} is {old.get(k, "absent")!r} there and'
       f' {new.get(k, "absent")!r} here'
       for k in sorted(old.keys() | new.keys())
-      if not {k, k.split('.')[0]} & {*MUTABLE_ON_RESUME}
+      if not {k, k.split('.')[0]} & {*mutable}
       and old.get(k) != new.get(k)
   ]
   if differ:
     raise ValueError(
         f'workdir {workdir} belongs to another config: {"; ".join(differ)}. Use'
         ' another --workdir, or the config it was started with (only'
-        f' {", ".join(MUTABLE_ON_RESUME)} may differ when a run goes on)'
+        f' {", ".join(mutable)} may differ when a run goes on)'
     )
 
 

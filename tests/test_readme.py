@@ -67,7 +67,9 @@ def question(words):
     ):
       return [[script, *rest]]
     case [python, '-m', module, *rest] if Path(python).name == 'python':
-      return [[f'{module.replace(".", "/")}.py', *rest]]
+      path = module.replace('.', '/')
+      package = (tiny.ROOT / path).is_dir()
+      return [[f'{path}/__main__.py' if package else f'{path}.py', *rest]]
     case [python, 'launch/local.py', *rest] if Path(python).name == 'python':
       own, of_train = rest[: rest.index('--')], rest[rest.index('--') + 1 :]
       return [['launch/local.py', *own], ['train.py', *of_train]]
