@@ -23,6 +23,7 @@ from flax_enn import (
     Ensemble,
     EnsemblePrior,
     Epinet,
+    Frozen,
     Nll,
     Objective,
     ScaledPrior,
@@ -40,6 +41,7 @@ from flax_enn.networks.combined import Combined
 from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
 from flax_enn.networks.hypermodel import Hypermodel
 from flax_enn.networks.index_mlp import IndexMLP
+from flax_enn.networks.laplace import Laplace
 from flax_enn.networks.linear_ensemble import LinearEnsemble
 from flax_enn.networks.lora_ensemble import LoraEnsemble
 from flax_enn.networks.mlp_dropout import MLPDropout
@@ -80,6 +82,9 @@ def networks(classes: int) -> Mapping[str, Any]:
       'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
       'hypermodel': Hypermodel(base, index_dim=5),
       'index_mlp': IndexMLP(HIDDENS, classes, index_dim=11),
+      'laplace': Laplace(
+          Frozen(base), last, noise_std=0.1 if classes == 1 else None
+      ),
       'linear_ensemble': LinearEnsemble(base, last, index_dim=10),
       'lora_ensemble': LoraEnsemble(base, size=8),
       'mlp_dropout': MLPDropout(HIDDENS, classes),
@@ -93,8 +98,8 @@ def networks(classes: int) -> Mapping[str, Any]:
   }
 
 
-def scores(network: Any, name: str, seed: int) -> dict[str, float]:
-  """The metrics of one run."""
+def trained(network: Any, name: str, seed: int) -> Experiment:
+  """One run."""
   objectives = {'data': Objective(Nll())}
   if name in POSTERIORS:
     # Tempered: as many weights as here outweigh so few examples.
@@ -110,8 +115,25 @@ def scores(network: Any, name: str, seed: int) -> dict[str, float]:
       eval_datasets={'test': dataset},
       eval_log_every=_STEPS.value + 1,
   )
+  if name == 'laplace':
+    return fitted(run, seed)
   run.train(_STEPS.value)
-  return run.evaluate('test')
+  return run
+
+
+def fitted(run: Experiment, seed: int) -> Experiment:
+  """A run that takes the base of another, and one pass over its data."""
+  plain = trained(Deterministic(run.network.base.net), '', seed)
+  base = {'params': plain.state.params['base']}
+  collections = {**run.state.collections, 'frozen': {'base': base}}
+  run.state = run.state.replace(collections=collections)
+  run.train(len(DATASETS[_DATASET.value].load('train')) // 100)
+  return run
+
+
+def scores(network: Any, name: str, seed: int) -> dict[str, float]:
+  """The metrics of one run."""
+  return trained(network, name, seed).evaluate('test')
 
 
 def main(argv: list[str]) -> None:
