@@ -22,7 +22,7 @@ import threading
 
 # Several emulated CPU devices starve each other of threads without it.
 os.environ.setdefault('NPROC', '16')
-# TensorFlow only writes the curves: silence its logs.
+# TensorFlow only decodes, and writes to buckets: silence its logs.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 

@@ -71,7 +71,7 @@ def main(run: Callable[[list[str]], None], *required: str) -> NoReturn:
     run: raises what a user can mend as an error of one sentence.
     *required: names of flags that must be given.
   """
-  # CLU may import TensorFlow: silence its logs.
+  # Data sets may import TensorFlow: silence its logs.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   for name in required:

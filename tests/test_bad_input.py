@@ -874,11 +874,11 @@ def _numbers(tree):
   return [np.asarray(a) for a in leaves if jnp.issubdtype(a.dtype, jnp.number)]
 
 
-def test_a_run_without_tensorflow_says_what_to_install(tmp_path):
+def test_a_run_without_tensorboard_says_what_to_install(tmp_path):
   workdir = tmp_path / 'run'
   code = f'''
 import sys
-sys.modules['tensorflow'] = None  # as if it were not installed
+sys.modules['tensorboard'] = None  # as if it were not installed
 from flax_enn.training import train_and_evaluate
 from tests import tiny
 train_and_evaluate(tiny.epinet(), {str(workdir)!r})
@@ -888,6 +888,6 @@ train_and_evaluate(tiny.epinet(), {str(workdir)!r})
   assert process.returncode == 1
   last = said.strip().splitlines()[-1]
   assert last.startswith('ModuleNotFoundError: ')
-  assert 'tensorflow is not installed' in last
+  assert 'tensorboard is not installed' in last
   assert "pip install 'flax_enn[train]'" in last
   assert not workdir.exists()

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from flax_enn import build, sharding
+from flax_enn import build, clu_imports, sharding
 from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.evaluation.partial import EvalCheckpoint
@@ -131,9 +131,7 @@ class Evaluation:
     return self.scorer.collect(variables, batches, key, report=report)
 
   def _progress(self) -> Callable[[int], Any]:
-    from clu import periodic_actions  # which imports TensorFlow
-
-    return periodic_actions.ReportProgress(
+    return clu_imports.periodic_actions().ReportProgress(
         num_train_steps=self.num_batches, every_secs=10
     )
 

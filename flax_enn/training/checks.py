@@ -12,14 +12,18 @@ import jax.numpy as jnp
 from flax_enn import build, sharding
 from flax_enn.checkpoints import layout
 from flax_enn.metrics import collection
-from flax_enn.training.state import init_state
 from flax_enn.training.trainer import Trainer
 
 
-def check(trainer: Trainer) -> None:
+def check(trainer: Trainer, num_examples: int = 1) -> None:
   """Checks mesh, network, objectives and evaluations against each other.
 
   Only traces shapes; the files of the data set are left alone.
+
+  Args:
+    trainer: that is checked.
+    num_examples: of no influence on shapes, but with those of the training
+      split the step is not traced again when it is compiled.
 
   Raises:
     ValueError: what was found, what was expected, and the field to change.
@@ -27,7 +31,7 @@ def check(trainer: Trainer) -> None:
   _check_mesh(trainer)
   _check_network(trainer)
   _check_memory(trainer)
-  _check_objectives(trainer)
+  _check_objectives(trainer, num_examples)
   likelihood = trainer.model.likelihood
   with build.located(f'the metrics of {likelihood}'):
     collection(likelihood.metrics)
@@ -119,10 +123,9 @@ def _check_network(trainer: Trainer) -> None:
     )
   batch = trainer.abstract_batch()
 
-  def apply(batch: Any) -> Any:
-    state = init_state(model.network, trainer.tx, 0, model.dummy_input())
-    index = model.network.indexer.sample(state.key, 1)[0]
-    return model.apply(state.variables, batch.x, index)
+  def apply(variables: Any, batch: Any) -> Any:
+    index = model.network.indexer.sample(jax.random.key(0), 1)[0]
+    return model.apply(variables, batch.x, index)
 
   target = model.likelihood.target
   form = jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', model.input_spec)
@@ -130,7 +133,8 @@ def _check_network(trainer: Trainer) -> None:
       f'config.network cannot take inputs {form} of the data set'
       f' {config.dataset.name!r}, or its parts do not fit each other'
   )
-  output = _traced(what, jax.eval_shape, apply, batch)
+  state = _traced(what, lambda: trainer.abstract_state)
+  output = _traced(what, jax.eval_shape, apply, state.variables, batch)
   expected = (config.batch_size, model.likelihood.outputs)
   for name, found in (('outputs', output.train), ('a base', output.base)):
     if found is None or found.shape == expected:
@@ -151,7 +155,6 @@ def _check_network(trainer: Trainer) -> None:
         f' config.network to {expected[1]} or leave it out; if not, mend the'
         ' data or set config.likelihood'
     )
-  state = trainer.abstract_state
   for path, leaf in layout.flatten_with_names(state.params).items():
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
       raise ValueError(
@@ -211,12 +214,13 @@ def _memory(mesh: jax.sharding.Mesh) -> float:
   return total / len(mesh.local_devices)
 
 
-def _check_objectives(trainer: Trainer) -> None:
+def _check_objectives(trainer: Trainer, num_examples: int) -> None:
   """Checks that a step can be taken, by all objectives or by which not."""
   state, batch = trainer.abstract_state, trainer.abstract_batch()
-  step = trainer.train_step(num_examples=1)  # of no influence on shapes
+  step = trainer.train_step(num_examples)
   try:
-    after, _ = jax.eval_shape(step, state, batch)
+    with trainer.use_mesh():  # as it will be traced
+      after, _ = jax.eval_shape(step, state, batch)
   except Exception:
     for name, objective in trainer.objectives.items():
       alone = functools.partial(step, objectives={name: objective})

@@ -182,7 +182,7 @@ def _check_run(
   switches.check(workdir)
   # What is wrong with the data, before a network is fitted to them.
   checks.check_data(trainer)
-  checks.check(trainer)
+  checks.check(trainer, trainer.num_examples)
   run_folder.check_resumable(config, workdir, trainer.model.describe())
   steps = layout.steps(workdir)
   if not steps:

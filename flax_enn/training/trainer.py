@@ -193,8 +193,20 @@ class Trainer:
     seed, abstract = self.config.seed, self.abstract_state
     return create_train_state(network, self.tx, seed, x, abstract)
 
+  @functools.cached_property
+  def _train_steps(self) -> dict[int, Any]:
+    return {}
+
   def train_step(self, num_examples: int) -> Any:
-    """The step as a function of state and batch alone, not yet compiled."""
+    """The step as a function of state and batch alone, not yet compiled.
+
+    It is always the same function, which JAX then traces once.
+    """
+    if num_examples not in self._train_steps:
+      self._train_steps[num_examples] = self._create_step(num_examples)
+    return self._train_steps[num_examples]
+
+  def _create_step(self, num_examples: int) -> Any:
     return functools.partial(
         train_step,
         network=self.model.network,

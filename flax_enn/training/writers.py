@@ -1,4 +1,4 @@
-"""CLU's metric writers and periodic actions, which import TensorFlow."""
+"""Curves, log lines, progress and profiles, by CLU."""
 
 from collections.abc import Generator
 import contextlib
@@ -8,7 +8,9 @@ from typing import Any
 from etils import epath
 import jax
 
-_NEEDED = ('tensorflow', 'tensorboard', 'matplotlib')
+from flax_enn import clu_imports
+
+_NEEDED = ('tensorboard', 'matplotlib')
 
 
 @contextlib.contextmanager
@@ -18,20 +20,33 @@ def create_writer(workdir: epath.Path) -> Generator[Any]:
   Raises:
     ModuleNotFoundError: the extra `train` is not installed.
   """
-  missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+  bucket = '://' in str(workdir)  # TensorFlow appends to a file there
+  needed = (*_NEEDED, 'tensorflow') if bucket else _NEEDED
+  missing = [name for name in needed if importlib.util.find_spec(name) is None]
   if missing:
     raise ModuleNotFoundError(
-        'training writes its curves through CLU with TensorFlow and draws its'
-        f' report with matplotlib, but {" and ".join(missing)} is not'
-        " installed: pip install 'flax_enn[train]'"
+        'training writes its curves for TensorBoard (into a bucket with'
+        ' TensorFlow) and draws its report with matplotlib, but'
+        f' {" and ".join(missing)} is not installed: pip install'
+        " 'flax_enn[train]'"
     )
-  from clu import metric_writers
-
-  writer = metric_writers.create_default_writer(
-      workdir, just_logging=jax.process_index() > 0
-  )
+  metric_writers = clu_imports.metric_writers()
+  writers = [metric_writers.LoggingWriter()]
+  if jax.process_index() == 0:
+    writers.append(_curves(workdir, bucket))
+  writer = metric_writers.AsyncMultiWriter(writers)
   with metric_writers.ensure_flushes(writer):
     yield writer
+
+
+def _curves(workdir: epath.Path, bucket: bool) -> Any:
+  """A writer of event files; the import of CLU's takes some seconds."""
+  if bucket:
+    return clu_imports.metric_writers().SummaryWriter(str(workdir))
+  # Imported here, so that all but training does without TensorBoard.
+  from flax_enn.training import event_files
+
+  return event_files.EventFileWriter(workdir)
 
 
 def create_hooks(
@@ -45,8 +60,7 @@ def create_hooks(
     config: of the run.
     profile_at: step at which a profile of five steps starts, or None.
   """
-  from clu import periodic_actions
-
+  periodic_actions = clu_imports.periodic_actions()
   progress = periodic_actions.ReportProgress(
       num_train_steps=config.num_steps, writer=writer, every_secs=10
   )
