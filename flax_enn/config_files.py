@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from flax_enn.build import check_names
+from flax_enn.model import LOADER_FIELDS
 
 
 def smoke(config: ml_collections.ConfigDict, **dataset: Any) -> None:
@@ -25,6 +27,23 @@ def smoke(config: ml_collections.ConfigDict, **dataset: Any) -> None:
   config.dataset = {'name': 'fake', **dataset}
   if config.optimizer.schedule.get('warmup_steps'):
     config.optimizer.schedule.warmup_steps = 1
+
+
+def on_features(
+    config: ml_collections.ConfigDict, path: str | None = None
+) -> None:
+  """Makes a recipe train on what its frozen base has computed before.
+
+  Args:
+    config: whose network has a frozen base; it is changed.
+    path: of the folder that `flax_enn.features` has written; None leaves it
+      to the command line, `--config.dataset.path`.
+  """
+  kept = {k: config.dataset[k] for k in LOADER_FIELDS if k in config.dataset}
+  config.dataset = {'name': 'features', **kept}
+  config.dataset.path = path or config_dict.placeholder(str)
+  config.network.base = {'name': 'stored_features'}
+  config.init = None
 
 
 def parse_variants(

@@ -19,6 +19,7 @@ from flax_enn import annotations, build, run_folder, sharding
 from flax_enn.core import Batch, EpistemicNetwork, Variables
 from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
 from flax_enn.data.base import Source
+from flax_enn.data.features import check_base
 from flax_enn.data.preprocess import IDENTITY
 from flax_enn.likelihoods import Likelihood
 
@@ -237,7 +238,9 @@ def run_split(workdir: epath.PathLike, split: str) -> Source:
   section = run_folder.read_json(folder / 'config.json')['dataset']
   with build.located(f'{workdir}: config.dataset'):
     holdout = Loader(holdout=section.get('holdout') or 0.0)
-    return holdout.source(create_dataset(section), split)
+    dataset = create_dataset(section)
+    check_base(Model.from_run(folder).preprocess, dataset)
+    return holdout.source(dataset, split)
 
 
 def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:

@@ -28,7 +28,7 @@ FLOORS = (
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {
         'sweep', 'active_learning', 'experiment', 'extras', 'predict',
-        'evaluate', 'export',
+        'evaluate', 'export', 'features',
     },
     {'testbed'},
 )

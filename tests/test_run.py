@@ -27,6 +27,7 @@ CIFAR = ['32', '44', '56', '110']
 IMAGENET = ['101', '152', '200']
 VARIANTS = {
     'digits_epinet': ['joint'],
+    'cifar10_foreign_epinet': ['features'],
     # The larger ones need more memory than each emulated device has.
     'cola_bert': ['small', 'large', 'sst2', 'tiny'],
     'cola_epinet': ['small', 'large', 'sst2', 'joint'],

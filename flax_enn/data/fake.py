@@ -26,6 +26,8 @@ class Fake(Dataset):
     noise_std: of a regression, standard deviation of the noise of targets.
     vocab_size: pieces of words that x, a text of `shape` pieces, is of; 0 for
       an x of numbers.
+    feature: name of the numbers of `shape`, where x is what a base has
+      computed: they and its logits; empty for x of the numbers alone.
     seed: of the data.
   """
 
@@ -36,6 +38,7 @@ class Fake(Dataset):
   n_test: int = 32
   noise_std: float = 1.0
   vocab_size: int = 0
+  feature: str = ''
   seed: int = 0
 
   def __post_init__(self):
@@ -54,6 +57,9 @@ class Fake(Dataset):
   def input_spec(self) -> Any:
     dtype = np.int32 if self.vocab_size else np.float32
     one = jax.ShapeDtypeStruct(tuple(self.shape), dtype)
+    if self.feature:
+      logits = jax.ShapeDtypeStruct((self.classes,), np.float32)
+      return {self.feature: one, 'logits': logits}
     return dict.fromkeys(_OF_TEXT, one) if self.vocab_size else one
 
   @property
@@ -73,4 +79,7 @@ class Fake(Dataset):
     if self.vocab_size:
       ids = rng.randint(self.vocab_size, size=x.shape).astype(np.int32)
       x = dict(zip(_OF_TEXT, (ids, np.zeros_like(ids), np.ones_like(ids))))
+    if self.feature:
+      logits = rng.normal(size=(n, self.classes)).astype(np.float32)
+      x = {self.feature: x, 'logits': logits}
     return ArraySource(x, y)

@@ -5,7 +5,7 @@ a frozen dataclass, so that a run can write its preprocessing down, and a model
 can be used where its data have never been.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import io
 from typing import Any
@@ -34,6 +34,35 @@ class Identity:
 
 
 IDENTITY = Identity()
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesOf:
+  """Takes what one base has computed, by name, as it is.
+
+  Attributes:
+    id: of the base and the preprocessing of its inputs, see `feature_shards`.
+    names: of the features, and `logits`.
+  """
+
+  id: str
+  names: tuple[str, ...]
+
+  def __call__(self, x: Any) -> Any:
+    """Returns x.
+
+    Raises:
+      ValueError: it is something else, such as an input of the base.
+    """
+    if isinstance(x, Mapping) and {*x} == {*self.names}:
+      return x
+    found = sorted(x) if isinstance(x, Mapping) else type(x).__name__
+    raise ValueError(
+        f'x is {found}; this model takes the stored features of its base by'
+        f' name, {", ".join(self.names)}, and not what the base takes:'
+        ' flax_enn.features.Base computes them (the id of base and'
+        f' preprocessing is {self.id[:12]})'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +143,7 @@ def of_many(fn: Preprocess, x: Any) -> Preprocess | None:
   Returns:
     For some of them; None where it is not known.
   """
-  if type(fn) is Identity:
+  if type(fn) in (Identity, FeaturesOf):
     return fn
   if type(fn) is WordPieces:
     return fn.many

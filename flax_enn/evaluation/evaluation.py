@@ -21,6 +21,7 @@ import numpy as np
 from flax_enn import build, clu_imports, sharding
 from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
+from flax_enn.data.features import check_base
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.scorer import Scorer
@@ -200,6 +201,7 @@ def create_evaluations(
     where = sharding.batch_sharding(mesh, rules)
     data_path = f'{path}.dataset' if section else 'config.dataset'
     with build.located(data_path):
+      check_base(model.preprocess, data)
       loader = create_loader(section or config.dataset, where)
     scorer = Scorer(
         model=dataclasses.replace(model, likelihood=likelihood),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from flax_enn.data.preprocess import MODES, decode
+from flax_enn.data.preprocess import MODES, FeaturesOf, decode
 from flax_enn.data.word_pieces import WordPieces
 from flax_enn.model import Model
 
@@ -18,6 +18,8 @@ def preprocess(model: Model, image: Any) -> Any:
   what = 'x'
   if isinstance(model.preprocess, WordPieces):
     what = 'the text'
+  elif isinstance(model.preprocess, FeaturesOf):
+    what = 'the input'  # images, too, it refuses with a word on what it takes
   elif isinstance(image, (str, os.PathLike)):
     path = epath.Path(image).expanduser()
     what = str(path)

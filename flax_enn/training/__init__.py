@@ -1,7 +1,12 @@
 """Training: from a config to a trained, saved and evaluated network."""
 
 from flax_enn.config import default_config
-from flax_enn.config_files import load_config, parse_variants, smoke
+from flax_enn.config_files import (
+    load_config,
+    on_features,
+    parse_variants,
+    smoke,
+)
 from flax_enn.training.state import TrainState, create_train_state
 from flax_enn.training.step import train_step
 
@@ -10,6 +15,7 @@ __all__ = [
     'create_train_state',
     'default_config',
     'load_config',
+    'on_features',
     'parse_variants',
     'smoke',
     'train_and_evaluate',
