@@ -14,10 +14,11 @@ these two are made, and what was found. Rows:
 
 A part of the training split chooses, for every row by the same rule: of each
 setting (coordinate by coordinate, in the order of `grid`) the value with the
-lowest joint log-loss, at the temperature that has the lowest marginal one. Then
+lowest joint log-loss among those whose marginal one is at most that of
+`linear`, each at the temperature that has the lowest marginal log-loss. Then
 every row is trained on all of the training split and scored on the test split,
-once for each seed. `of_linear` are ratios of mean log-losses; standard errors of
-`nll` and `joint` are over the seeds, those of the ratios over the test examples.
+once for each seed. `of_linear` are ratios of mean log-losses; their standard
+errors are over the test examples, those of `nll` and `joint` over the seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ import math
 from typing import Any
 
 from absl import app, flags
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,17 +44,19 @@ from flax_enn import (
     Xent,
     over_index,
 )
+from flax_enn.core import Batch
 from flax_enn.data import Loader
 from flax_enn.data.features import Features
-from flax_enn.experiment import Experiment
 from flax_enn.likelihoods import Categorical
-from flax_enn.loggers import SilentLogger
 from flax_enn.metrics import PredictiveStats
 from flax_enn.metrics.joint import joint_nll
 from flax_enn.metrics.marginal import accuracy, nll
 from flax_enn.networks.backbones.stored_features import StoredFeatures
 from flax_enn.networks.combined import Combined
 from flax_enn.networks.laplace import Laplace
+from flax_enn.training.state import init_state
+from flax_enn.training.step import train_step
+from flax_enn.training.stepper import rows_of
 
 _FEATURES = flags.DEFINE_string('features', None, 'Folder.', required=True)
 _FEATURE = flags.DEFINE_string('feature', 'pooled', 'That heads read.')
@@ -61,7 +65,7 @@ _STEPS = flags.DEFINE_integer('steps', 2000, 'Of training.', lower_bound=1)
 _HOLDOUT = flags.DEFINE_float('holdout', 0.15, 'Part that chooses.')
 _ONLY = flags.DEFINE_list('only', [], 'Rows beside `base` and `linear`.')
 
-TAU, NUM_INDICES, FEW_INDICES = 10, 1000, 200
+TAU, NUM_INDICES, FEW_INDICES, BATCH_SIZE = 10, 1000, 200, 128
 TEMPERATURES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
                 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)  # fmt: skip
 
@@ -85,36 +89,51 @@ class Row:
 
 
 def trained(network: Any, settings: Settings, data: Pair, seed: int) -> Any:
-  """Variables after `_STEPS` steps of AdamW."""
-  rate = optax.cosine_decay_schedule(
-      settings.get('learning_rate', 1e-3), _STEPS.value
+  """Variables after `_STEPS` steps of AdamW, in one compiled loop."""
+  x, y = data
+  n, steps = len(y), _STEPS.value
+  tx = optax.adamw(
+      optax.cosine_decay_schedule(settings['learning_rate'], steps),
+      weight_decay=settings['weight_decay'],
   )
-  run = Experiment(
-      network,
-      Objective(Xent()),
-      optax.adamw(rate, weight_decay=settings['weight_decay']),
-      data,
-      seed,
-      SilentLogger(),
-      batch_size=128,
-      num_indices=settings.get('num_indices'),
-      train_log_every=10**9,
+  ones = np.ones(n, np.float32)
+  examples = Batch(x, y, ones, np.arange(n, dtype=np.int32), ones)
+  rng = np.random.default_rng(seed)
+  epochs = [rng.permutation(n) for _ in range(-(-steps * BATCH_SIZE // n))]
+  rows = np.concatenate(epochs)[: steps * BATCH_SIZE].reshape(steps, -1)
+  step = functools.partial(
+      train_step,
+      network=network,
+      objectives={'data': Objective(Xent())},
+      tx=tx,
+      likelihood=Categorical(_classes()),
+      num_examples=n,
+      num_indices=settings.get('num_indices') or network.indexer.size,
   )
-  run.train(_STEPS.value)
-  return run.state.variables
+
+  @jax.jit
+  def run(examples: Batch, rows: jax.Array) -> Any:
+    one = rows_of(examples, rows[0, :1])
+    state = nn.unbox(init_state(network, tx, seed, one.x))
+    return jax.lax.scan(
+        lambda s, r: (step(s, rows_of(examples, r))[0], None), state, rows
+    )[0]
+
+  return run(examples, rows).variables
 
 
 @functools.cache
-def _linear(weight_decay: float, holdout: bool, seed: int) -> Any:
+def _linear(holdout: bool, seed: int) -> Any:
   """The linear layers that a Gaussian is fitted around."""
-  settings = {'weight_decay': weight_decay}
+  settings, *_ = choose('linear')
   return trained(linear(settings), settings, _data()[0 if holdout else 2], seed)
 
 
 def gaussian(network: Any, settings: Settings, data: Pair, seed: int) -> Any:
   """The curvature of all examples, around a linear layer."""
+  del settings
   holdout = len(data[1]) == len(_data()[0][1])
-  params = _linear(settings['weight_decay'], holdout, seed)['params']
+  params = _linear(holdout, seed)['params']
   index = network.indexer.sample(jax.random.key(0), 1)[0]
 
   @jax.jit
@@ -162,31 +181,31 @@ def laplace(settings: Settings) -> Combined:
   )
 
 
-DECAYS = (1e-4, 1e-2, 1.0)
+TRAINING = {
+    'learning_rate': (1e-3, 3e-3, 1e-2),
+    'weight_decay': (1e-4, 0.1, 1.0),
+}
 ROWS = {
     'base': Row(lambda _: Deterministic(StoredFeatures()), lambda *_: {}),
-    'linear': Row(linear, trained, {'weight_decay': DECAYS}),
+    'linear': Row(linear, trained, TRAINING),
     'epinet': Row(
         epinet,
         trained,
         {
-            'prior_scale': (0.5, 0.25, 1.0, 2.0, 4.0),
+            'prior_scale': (0.5, 0.25, 1.0, 2.0),
             'num_indices': (8, 32),
-            'weight_decay': DECAYS,
+            **TRAINING,
         },
     ),
     'ensemble': Row(
         lambda _: on_feature(Ensemble(MLP((), _classes()), 10)),
         trained,
-        {'weight_decay': DECAYS},
+        TRAINING,
     ),
     'laplace': Row(
         laplace,
         gaussian,
-        {
-            'prior_precision': (1.0, 0.1, 10.0, 100.0, 1000.0),
-            'weight_decay': DECAYS,
-        },
+        {'prior_precision': (1.0, 0.1, 10.0, 100.0, 1000.0)},
     ),
 }
 
@@ -234,29 +253,32 @@ def _scores(found: Any, y: Any, temperature: float) -> dict[str, np.ndarray]:
   return jax.device_get(scores(found, y, _classes(), temperature))
 
 
-def choose(name: str) -> tuple[Settings, float]:
-  """The settings and the temperature that the held out part chooses."""
+@functools.cache
+def choose(name: str) -> tuple[Settings, float, float]:
+  """What the held out part chooses: settings, temperature; their nll."""
   row, (train, held, *_) = ROWS[name], _data()
-  tried: dict[tuple[Any, ...], tuple[float, float]] = {}
+  most = choose('linear')[2] if name not in ('base', 'linear') else math.inf
+  tried: dict[tuple[Any, ...], tuple[float, dict[str, float]]] = {}
 
-  def score(settings: Settings) -> float:
+  def cost(settings: Settings) -> tuple[bool, float]:
     key = tuple(settings.values())
     if key not in tried:
       network = row.network(settings)
       variables = row.fit(network, settings, train, 0)
-      temperature, found = tempered(
-          outputs(network, variables, held[0], FEW_INDICES), held[1]
-      )
-      tried[key] = found['joint'], temperature
-      timing.print_row(f'  {name}', **settings, T=temperature, **found)
-    return tried[key][0]
+      found = outputs(network, variables, held[0], FEW_INDICES)
+      tried[key] = tempered(found, held[1])
+      temperature, means = tried[key]
+      timing.print_row(f'  {name}', **settings, T=temperature, **means)
+    _, means = tried[key]
+    worse = means['nll'] > most
+    return worse, means['nll' if worse else 'joint']
 
   best = {setting: values[0] for setting, values in row.grid.items()}
   for setting, values in row.grid.items():
-    candidates = [{**best, setting: value} for value in values]
-    best = min(candidates, key=score)
-  score(best)
-  return best, tried[tuple(best.values())][1]
+    best = min(({**best, setting: value} for value in values), key=cost)
+  cost(best)
+  temperature, means = tried[tuple(best.values())]
+  return best, temperature, means['nll']
 
 
 def test(name: str, settings: Settings, temperature: float) -> dict[str, Any]:
@@ -303,7 +325,7 @@ def main(argv: list[str]) -> None:
   for name in ROWS:
     if _ONLY.value and name not in ('base', 'linear', *_ONLY.value):
       continue
-    settings, temperature = choose(name)
+    settings, temperature, _ = choose(name)
     found = test(name, settings, temperature)
     if name == 'base':
       timing.print_row('base, T=1', **_means(test(name, {}, 1.0)))

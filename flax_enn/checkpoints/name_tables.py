@@ -89,4 +89,10 @@ TABLES: dict[str, tuple[Rule, ...]] = {
         *_layer_norm(r'encoder\.ln', 'final_norm'),
         *_dense(r'heads\.head', 'out'),
     ),
+    # A quantised one, layer by layer: `MobileNetV2`.
+    'mobilenet_v2': (
+        Rule(r'w(\d+)', 'params/conv_#/kernel', '', r'ws\1', r'wz\1'),
+        Rule(r'b(\d+)', 'params/conv_#/bias'),
+        Rule('graph', ''),
+    ),
 }

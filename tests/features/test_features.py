@@ -31,7 +31,7 @@ from flax_enn.networks.backbones.stored_features import StoredFeatures
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
 from flax_enn.sampling import over_index
-from flax_enn.training import on_features, train_and_evaluate
+from flax_enn.training import load_config, on_features, train_and_evaluate
 from tests import tiny
 from tests.data.reading import everything, train_batches
 
@@ -365,3 +365,32 @@ def test_likelihoods_survive_the_manifest():
     assert feature_shards.parse_likelihood(found) == made.tempered(1.0)
   with pytest.raises(ValueError, match='not one of'):
     feature_shards.parse_likelihood({'class': 'Likelihood2'})
+
+
+@pytest.mark.slow
+def test_command(tmp_path):
+  """A base, its features, and an epinet on them, from the command line."""
+  base, folder = tmp_path / 'digits_base', tmp_path / 'features'
+  config = load_config(f'{tiny.ROOT}/configs/digits_base.py')
+  config.num_steps = 10
+  train_and_evaluate(config, base)
+  command = [
+      '-m', 'flax_enn.features', f'--out={folder}', '--shard_size=1000',
+      f'--config={tiny.ROOT}/configs/digits_epinet.py',
+      f'--workdir={tmp_path}/digits_epinet',
+  ]  # fmt: skip
+  said = [tiny.python(*command).communicate()[0] for _ in range(2)]
+  first = Features(str(folder))
+  assert len(first.load('train')) == 1437 and 'test: 360 examples' in said[0]
+  assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
+  by_run = [
+      '-m', 'flax_enn.features', f'--out={tmp_path / "again"}',
+      '--names=hidden_1', f'--workdir={base}', '--split=test',
+  ]  # fmt: skip
+  tiny.python(*by_run).communicate()
+  again = Features(str(tmp_path / 'again'))
+  assert again.manifest['id'] == first.manifest['id']
+  jax.tree.map(close, again.load('test').x, first.load('test').x)
+  wrong = tiny.python(*by_run[:3], '--names=nowhere', f'--workdir={base}')
+  said, _ = wrong.communicate()
+  assert wrong.returncode == 2 and 'name some of those' in said
