@@ -1,12 +1,10 @@
 """An epinet on the stored features of an ImageNet network, for ten classes.
 
-  python docs/examples/imagenette_features.py --data=mobilenet_v2 \
-    --out=features/imagenette
   python train.py --config=configs/imagenette_epinet.py \
     --config.dataset.path=features/imagenette --workdir=runs/imagenette_epinet
 
 The base is a quantised MobileNetV2, whose features of Imagenette's images are
-in a file; docs/foreign_bases.md has what to expect, and of what that is said.
+in a file: docs/foreign_bases.md makes a folder of them. EXPECTED
 """
 
 import ml_collections

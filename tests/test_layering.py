@@ -28,9 +28,9 @@ FLOORS = (
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {
         'sweep', 'active_learning', 'experiment', 'extras', 'predict',
-        'evaluate', 'export', 'features',
+        'evaluate', 'export', 'feature_cache',
     },
-    {'testbed'},
+    {'testbed', 'features'},
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = FLOORS[2]  # never import each other

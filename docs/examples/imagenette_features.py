@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 
-from flax_enn.features import store
+from flax_enn.feature_cache import store
 from flax_enn.likelihoods import Categorical
 
 FEATURES, NETWORK = 'features_imagenette.npz', 'mobilenet_v2_1.0_224_quant.npz'

@@ -60,7 +60,7 @@ class FeaturesOf:
     raise ValueError(
         f'x is {found}; this model takes the stored features of its base by'
         f' name, {", ".join(self.names)}, and not what the base takes:'
-        ' flax_enn.features.Base computes them (the id of base and'
+        ' flax_enn.feature_cache.Base computes them (the id of base and'
         f' preprocessing is {self.id[:12]})'
     )
 

@@ -16,7 +16,7 @@ from flax_enn.data import features as data_features
 from flax_enn.data.features import Features
 from flax_enn.data.preprocess import IDENTITY
 from flax_enn.evaluation import create_evaluations
-from flax_enn.features import Base, extract, extraction, store
+from flax_enn.feature_cache import Base, extract, extraction, store
 from flax_enn.inference import Predictor
 from flax_enn.likelihoods import Categorical
 from flax_enn.model import (

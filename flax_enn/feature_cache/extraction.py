@@ -14,7 +14,7 @@ import numpy as np
 from flax_enn import build, run_folder, sharding
 from flax_enn.data import ArraySource, feature_shards
 from flax_enn.data.base import Dataset
-from flax_enn.features.base import Base
+from flax_enn.feature_cache.base import Base
 from flax_enn.likelihoods import Likelihood
 from flax_enn.model import LOADER_FIELDS, create_dataset, create_loader
 

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
   import ml_collections
 
   from flax_enn import run_folder
-  from flax_enn.features import Base, extract
+  from flax_enn.feature_cache import Base, extract
 
   if arguments:
     raise ValueError(f'unknown arguments {arguments}; see --help')

@@ -13,7 +13,7 @@ the same for new inputs, which a predictor that was trained so takes:
 `store` writes features that something else has computed.
 """
 
-from flax_enn.features.base import Base
-from flax_enn.features.extraction import extract, store
+from flax_enn.feature_cache.base import Base
+from flax_enn.feature_cache.extraction import extract, store
 
 __all__ = ['Base', 'extract', 'store']
