@@ -246,6 +246,5 @@ class Learner:
   def _step(self) -> Any:
     # The number of labels is an argument: one program serves all rounds. The
     # state is not donated: the first one is that of every round.
-    return jax.jit(lambda state, batch, n: self._trainer.train_step(n)(
-        state, batch
-    ))  # fmt: skip
+    create = self._trainer.create_train_step
+    return jax.jit(lambda state, batch, n: create(n)(state, batch))

@@ -203,10 +203,11 @@ class Trainer:
     It is always the same function, which JAX then traces once.
     """
     if num_examples not in self._train_steps:
-      self._train_steps[num_examples] = self._create_step(num_examples)
+      self._train_steps[num_examples] = self.create_train_step(num_examples)
     return self._train_steps[num_examples]
 
-  def _create_step(self, num_examples: int) -> Any:
+  def create_train_step(self, num_examples: Any) -> Any:
+    """The same, made anew: the number of examples may be traced."""
     return functools.partial(
         train_step,
         network=self.model.network,
