@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from flax_enn.training import event_files
+from flax_enn.metric_writers import event_files
 from tests import tiny
 
 
@@ -37,11 +37,12 @@ def test_tensorboard_reads_what_is_written(tmp_path):
 IMPORTS = """
 import sys
 from etils import epath
-from flax_enn import clu_imports
-from flax_enn.training import default_config, writers
+from flax_enn.metric_writers import clu_imports
+from flax_enn import metric_writers
+from flax_enn.training import default_config
 workdir = epath.Path(sys.argv[1])
-with writers.create_writer(workdir) as writer:
-  hooks = writers.create_hooks(workdir, writer, default_config(), None)
+with metric_writers.create_writer(workdir) as writer:
+  hooks = metric_writers.create_hooks(workdir, writer, default_config(), None)
   writer.write_scalars(1, {'loss': 1.0})
 print('imported', 'tensorflow' in sys.modules)
 """

@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'checkpoint_flags', 'clu_imports', 'command_line',
+        'annotations', 'checkpoint_flags', 'command_line',
         'compilation_cache', 'coordinator', 'core', 'distributed', 'indexers',
-        'loggers', 'nnx_bridge', 'run_folder', 'skipped', 'switches',
-        'throttle', 'waiting', 'workdir_lock',
+        'loggers', 'metric_writers', 'nnx_bridge', 'run_folder', 'skipped',
+        'switches', 'throttle', 'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from flax_enn import build, clu_imports, sharding
+from flax_enn import build, sharding
 from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.data.features import check_base
@@ -26,6 +26,7 @@ from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.scorer import Scorer
 from flax_enn.evaluation.studies import Predictions, Study
+from flax_enn.metric_writers import clu_imports
 from flax_enn.model import (
     Model,
     create_dataset,

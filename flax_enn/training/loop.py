@@ -14,6 +14,7 @@ import ml_collections
 from flax_enn import (
     build,
     distributed,
+    metric_writers,
     run_folder,
     switches,
     waiting,
@@ -22,7 +23,7 @@ from flax_enn.checkpoints import Checkpointer, check_init, layout, warm_start
 from flax_enn.evaluation import Evaluator, Preempted
 from flax_enn.model import run_keys
 from flax_enn.skipped import Skipped
-from flax_enn.training import checks, writers
+from flax_enn.training import checks
 from flax_enn.training.state import TrainState
 from flax_enn.training.trainer import Trainer
 from flax_enn.workdir_lock import WorkdirLock
@@ -69,7 +70,7 @@ def train_and_evaluate(
     _check_run(trainer, workdir, profile_at)
     distributed.check_shared_filesystem(workdir)
     stack.enter_context(trainer.use_mesh())
-    writer = stack.enter_context(writers.create_writer(workdir))
+    writer = stack.enter_context(metric_writers.create_writer(workdir))
     checkpointer = stack.enter_context(
         contextlib.closing(Checkpointer(workdir, keep=config.checkpoint.keep))
     )
@@ -87,7 +88,7 @@ def train_and_evaluate(
         identity={'config': json.loads(config.to_json())},
         stop=stop,
     )
-    own = writers.create_hooks(workdir, writer, config, profile_at)
+    own = metric_writers.create_hooks(workdir, writer, config, profile_at)
     hooks = (*own, lambda _: lock.check(), *hooks)
     try:
       state = _train(

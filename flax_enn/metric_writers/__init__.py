@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from flax_enn import clu_imports
+from flax_enn.metric_writers import clu_imports
 
 _NEEDED = ('tensorboard', 'matplotlib')
 
@@ -44,7 +44,7 @@ def _curves(workdir: epath.Path, bucket: bool) -> Any:
   if bucket:
     return clu_imports.metric_writers().SummaryWriter(str(workdir))
   # Imported here, so that all but training does without TensorBoard.
-  from flax_enn.training import event_files
+  from flax_enn.metric_writers import event_files
 
   return event_files.EventFileWriter(workdir)
 
