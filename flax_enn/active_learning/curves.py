@@ -40,7 +40,8 @@ def table(results: Results) -> str:
   """A line for each priority."""
   metric, labels, found = curves(results)
   lines = [
-      f'{metric:12} mean of {labels[0]} to {labels[-1]} labels  of {labels[-1]}'
+      f'{metric:12} from {labels[0]} to {labels[-1]} labels      after'
+      f' {labels[-1]}'
   ]
   for priority, values in found.items():
     texts = (
