@@ -4,7 +4,8 @@
     --config.dataset.path=features/imagenette --workdir=runs/imagenette_epinet
 
 The base is a quantised MobileNetV2, whose features of Imagenette's images are
-in a file: docs/foreign_bases.md makes a folder of them. EXPECTED
+in a file: docs/foreign_bases.md makes a folder of them. Expected: see there,
+where the table is that of `benchmarks/frozen_base.py`.
 """
 
 import ml_collections
