@@ -186,7 +186,7 @@ def laplace(settings: Settings) -> Combined:
 
 
 TRAINING = {
-    'learning_rate': (3e-3, 1e-3, 1e-2),
+    'learning_rate': (1e-3, 3e-3, 1e-2),
     'weight_decay': (1e-4, 0.1, 1.0),
 }
 ROWS = {
@@ -197,9 +197,10 @@ ROWS = {
         trained,
         {
             'logits': ('base', 'trained'),
-            'prior_scale': (1.0, 0.5, 2.0, 4.0, 8.0),
+            'learning_rate': TRAINING['learning_rate'],
+            'prior_scale': (0.5, 0.25, 1.0, 2.0, 4.0, 8.0),
             'num_indices': (8, 32),
-            **TRAINING,
+            'weight_decay': TRAINING['weight_decay'],
         },
     ),
     'ensemble': Row(
@@ -210,7 +211,7 @@ ROWS = {
     'laplace': Row(
         laplace,
         gaussian,
-        {'prior_precision': (1e3, 1e2, 1e4, 1e5)},
+        {'prior_precision': (1e3, 1.0, 10.0, 1e2, 1e4, 1e5)},
     ),
 }
 

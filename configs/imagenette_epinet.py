@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 1e-3
-  config.optimizer.weight_decay = 1e-4
+  config.optimizer.weight_decay = 1.0
   config.checkpoint.every = 500
   on_features(config)
   if 'smoke' in variants:
