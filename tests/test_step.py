@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from flax import linen as nn
 import jax
@@ -601,20 +602,51 @@ def test_accumulation_goes_through_statistics_part_by_part():
   assert_trees_close(gradients(state, found), mean)
 
 
+def temporaries(network, x, size, parts):
+  """The compiled step on so many examples, and the bytes that it needs."""
+  state = jax.eval_shape(lambda: start(network, x))
+  batch = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype),
+      BATCH.replace(x=x),
+  )
+  run = stepper({'data': Objective(Xent())}, network, accumulation=parts)
+  compiled = jax.jit(run).lower(state, batch).compile()
+  return compiled, compiled.memory_analysis().temp_size_in_bytes
+
+
 def test_accumulation_saves_memory():
   network = Deterministic(MLP(hiddens=(64, 64), classes=C))
   x = np.zeros((1, 32), np.float32)
-  state = jax.eval_shape(lambda: start(network, x))
-  batch = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((4096, *leaf.shape[1:]), leaf.dtype),
-      BATCH.replace(x=x),
-  )
-  used = {}
-  for parts in (1, 8):
-    run = stepper({'data': Objective(Xent())}, network, accumulation=parts)
-    compiled = jax.jit(run).lower(state, batch).compile()
-    used[parts] = compiled.memory_analysis().temp_size_in_bytes
-  assert used[8] < 0.5 * used[1]
+  _, whole = temporaries(network, x, 4096, 1)
+  _, parts = temporaries(network, x, 4096, 8)
+  assert parts < 0.5 * whole
+
+
+def test_convolutions_on_cpus_save_memory_without_a_loop():
+  network = Deterministic(ConvNet(classes=C, channels=(8,), hidden=8))
+  x = np.zeros((1, 8, 8, 1), np.float32)
+  _, whole = temporaries(network, x, 512, 1)
+  compiled, parts = temporaries(network, x, 512, 4)
+  # Loops, such as those of random numbers, have no convolution in them.
+  bodies = re.findall(r' while\(.*body=%?([\w.-]+)', compiled.as_text())
+  for body in bodies:
+    (text,) = re.findall(
+        rf'^%?{re.escape(body)} .*?^}}', compiled.as_text(), re.M | re.S
+    )
+    assert 'convolution(' not in text
+  assert 'convolution(' in compiled.as_text()
+  assert parts < 0.5 * whole
+
+
+def test_a_microbatch_that_is_not_finite_is_found():
+  network = Deterministic(ConvNet(classes=C, channels=(2,), hidden=3))
+  x = np.zeros((B, 4, 4, 1), np.float32)
+  x[0] = np.inf
+  batch = BATCH.replace(x=x)
+  run = stepper({'data': Objective(Xent())}, network, accumulation=3)
+  after, logs = jax.jit(run)(start(network, x), batch)
+  assert int(after.first_nonfinite_step) == 1
+  assert not np.isfinite(logs['loss'])
 
 
 # Random streams.

@@ -12,6 +12,7 @@ from flax_enn.core import Batch, EpistemicNetwork, Index, Variables
 from flax_enn.likelihoods import Likelihood
 from flax_enn.losses import Context, Objective
 from flax_enn.sampling import over_index
+from flax_enn.training import accumulation as accumulation_lib
 from flax_enn.training.state import TrainState
 
 
@@ -73,8 +74,13 @@ def train_step(
   if accumulation == 1:
     statistics, means = gradient(statistics, batch, inputs_key)
   else:
-    statistics, means = _accumulate(
-        gradient, statistics, batch, inputs_key, accumulation
+    statistics, means = accumulation_lib.accumulate(
+        gradient,
+        statistics,
+        batch,
+        inputs_key,
+        accumulation,
+        unroll=accumulation_lib.unrolls(state, batch, accumulation),
     )
   value, logs, gradients = means
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
@@ -198,38 +204,4 @@ def _average(
     values = over_index(at, (index, output))
   if values.ndim == 1:  # one term per index, such as a penalty
     return values.mean()
-  return values.sum() / (len(values) * _examples(batch))
-
-
-def _examples(batch: Batch) -> jax.Array:
-  """The number of unmasked examples, `[]`; 1 where there is none."""
-  return jnp.maximum(batch.mask.sum(), 1)
-
-
-def _accumulate(
-    gradient: Any, statistics: Any, batch: Batch, key: jax.Array, parts: int
-) -> tuple[Any, Any]:
-  """Runs `gradient` on one microbatch after the other.
-
-  Returns the statistics and the means of the values, over unmasked examples.
-  """
-
-  # `[B, ...]` as `[parts, B / parts, ...]`, each spread over all devices.
-  def split(leaf):
-    return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
-
-  microbatches = jax.tree.map(split, batch), jax.random.split(key, parts)
-  total = _examples(batch)
-
-  def add(carry, microbatch):
-    statistics, sums = carry
-    statistics, values = gradient(statistics, *microbatch)
-    share = microbatch[0].mask.sum() * parts / total
-    sums = jax.tree.map(lambda a, b: a + share * b, sums, values)
-    return (statistics, sums), None
-
-  first = jax.tree.map(lambda leaf: leaf[0], microbatches)
-  _, shapes = jax.eval_shape(gradient, statistics, *first)
-  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-  (statistics, sums), _ = jax.lax.scan(add, (statistics, zeros), microbatches)
-  return statistics, jax.tree.map(lambda leaf: leaf / parts, sums)
+  return values.sum() / (len(values) * accumulation_lib.examples(batch))
