@@ -78,7 +78,7 @@ def plain_head(params: Any, phi: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def plain_step(frozen: Any, n: int, scale: float) -> tuple[Any, Any]:
-  """An optimizer, and `(params, state, key, batch)` to all but the batch."""
+  """An optimizer, and a compiled step of `(params, state, key, batch)`."""
   tx = optax.adamw(1e-3, weight_decay=1e-4)
 
   def loss(params, key, batch):
