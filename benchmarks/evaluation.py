@@ -24,6 +24,12 @@ _NUM_INDICES = flags.DEFINE_integer('num_indices', 1000, 'N.')
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'Images.')
 _CHUNKS = flags.DEFINE_list('chunks', ['8', '50'], 'Indices at once.')
 _DEPTH = flags.DEFINE_string('depth', '50', 'Of the ResNet.')
+_FORMS = flags.DEFINE_list(
+    'forms', ['logits', 'evaluation', 'gemm'], 'What is measured.'
+)
+_ROUNDS = flags.DEFINE_integer(
+    'rounds', 5, 'Few, and one form at a time, for CPUs.'
+)
 _SIDE = flags.DEFINE_integer('side', 224, 'Side of the images in pixels.')
 
 CLASSES, FEATURES = 1000, 2048
@@ -90,13 +96,18 @@ def row(batch_size: int) -> None:
             reference, *heads, phi, indices, chunk
         ),
     }
-  took = timing.side_by_side(times)
+  chosen = {k: v for k, v in times.items() if k.split()[0] in _chosen()}
+  took = timing.side_by_side(chosen, rounds=_ROUNDS.value)
   first = took.pop('base')
   timing.print_row(
       f'ResNet-{_DEPTH.value}, batch {batch_size}, {n} indices',
       base_ms=1e3 * first,
       **{name: seconds / first for name, seconds in took.items()},
   )
+
+
+def _chosen() -> set[str]:
+  return {'base', *_FORMS.value}
 
 
 def main(argv: list[str]) -> None:
