@@ -38,7 +38,8 @@ def test_from_a_config_alone(name, tmp_path):
   for field in ('data_dir', 'path'):
     if field in config.dataset:
       config.dataset[field] = str(tmp_path / 'nowhere')
-  if config.dataset.name in ('arrays', 'cola', 'tfds_images'):
+  of_files = ('arrays', 'cola', 'features', 'jpeg_pack', 'tfds_images')
+  if config.dataset.name in of_files:
     with pytest.raises(ValueError, match=r'Model\.from_run\(workdir\)') as e:
       Model.from_config(config)
     assert f"config.dataset.name is '{config.dataset.name}'" in str(e.value)
