@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from flax_enn.data.regression import Regression
+from flax_enn.feature_cache import store
+from flax_enn.likelihoods import Categorical
 from flax_enn.training import load_config, train_and_evaluate
 from tests import tiny
-from tests.data import fake_tfds, test_sentences
+from tests.data import fake_tfds, test_jpeg_pack, test_sentences
 from tests.test_resume import curves
 
 CONFIGS = sorted(path.stem for path in (tiny.ROOT / 'configs').glob('*.py'))
@@ -194,6 +196,20 @@ def test_config_fits_together_at_full_size(name, variant, data_dir):
     config.dataset.path = str(data_dir / 'fashion_mnist.npz')
   if config.dataset.name == 'cola':
     config.dataset.data_dir = str(test_sentences.write(data_dir))
+  if config.dataset.name == 'features':
+    config.dataset.path = str(data_dir / 'features' / name)
+    y = np.arange(256) % 10
+    x = {'logits': np.zeros((256, 10)), 'pooled': np.zeros((256, 64))}
+    splits = {'train': (x, y), 'test': (x, y)}
+    store(config.dataset.path, splits, {'preprocess': {}}, Categorical(10))
+  if config.dataset.name == 'jpeg_pack':
+    arrays = {
+        f'{key}_{split}': value
+        for split in ('train', 'test')
+        for key, value in test_jpeg_pack.pack(256, size=32, classes=10).items()
+    }
+    config.dataset.path = str(data_dir / 'pack.npz')
+    np.savez(config.dataset.path, **arrays)
   config.dataset.workers = 0
   trainer = tiny.built(config)
   x = trainer.model.preprocess(trainer.dataset.load('train')[0]['x'])

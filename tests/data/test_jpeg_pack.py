@@ -9,12 +9,14 @@ from tests.data.fake_tfds import encoded, photo
 from tests.data.reading import everything
 
 
-def pack(n, first=0):
-  photos = [photo(6, 5, seed=first + i) for i in range(n)]
+def pack(n, first=0, size=None, classes=3):
+  height, width = (6, 5) if size is None else (size, size)
+  photos = [photo(height, width, seed=first + i) for i in range(n)]
   files = [encoded(p, 'JPEG').read() for p in photos]
   ends = np.cumsum([0, *map(len, files)]).astype(np.uint32)
   content = np.frombuffer(b''.join(files), np.uint8)
-  return {'jpeg': content, 'off': ends, 'y': np.arange(n, dtype=np.uint8) % 3}
+  y = (np.arange(n) % classes).astype(np.uint8)
+  return {'jpeg': content, 'off': ends, 'y': y}
 
 
 @pytest.fixture
