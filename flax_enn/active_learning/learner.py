@@ -30,7 +30,7 @@ from flax_enn.core import Variables
 from flax_enn.data.base import Source, Wrapped, chosen
 from flax_enn.model import num_eval_indices, run_keys
 from flax_enn.throttle import Throttle
-from flax_enn.training.state import TrainState, create_train_state
+from flax_enn.training.state import TrainState
 from flax_enn.training.trainer import Trainer
 
 PATH = 'config.active_learning'
@@ -234,10 +234,7 @@ class Learner:
     """The state before training, that of the last seed kept for all rounds."""
     if seed not in self._first:
       trainer = self._trainer
-      network, x = trainer.model.network, trainer.model.dummy_input()
-      state = create_train_state(
-          network, trainer.tx, seed, x, trainer.abstract_state
-      )
+      state = trainer.create_state(seed)
       state = warm_start(state, trainer.config.init, self._workdir)
       self._first = {seed: state}
     return self._first[seed]

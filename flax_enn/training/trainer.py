@@ -187,11 +187,11 @@ class Trainer:
         self.model.spec, self.config.batch_size, self.batch_sharding
     )
 
-  def create_state(self) -> TrainState:
-    """The state before the first step."""
+  def create_state(self, seed: int | None = None) -> TrainState:
+    """The state before the first step, of another seed where one is given."""
     network, x = self.model.network, self.model.dummy_input()
-    seed, abstract = self.config.seed, self.abstract_state
-    return create_train_state(network, self.tx, seed, x, abstract)
+    seed = self.config.seed if seed is None else seed
+    return create_train_state(network, self.tx, seed, x, self.abstract_state)
 
   @functools.cached_property
   def _train_steps(self) -> dict[int, Any]:
