@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'checkpoint_flags', 'command_line',
+        'annotations', 'backend', 'checkpoint_flags', 'command_line',
         'compilation_cache', 'coordinator', 'core', 'distributed', 'indexers',
         'loggers', 'metric_writers', 'nnx_bridge', 'run_folder', 'skipped',
         'switches', 'throttle', 'waiting', 'workdir_lock',

@@ -5,7 +5,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 
-from flax_enn import sharding
+from flax_enn import backend, sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
@@ -112,12 +112,10 @@ def _unrolls(member: nn.Module, size: int) -> bool:
     size: K.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  device = mesh.abstract_device  # None where there is no mesh
-  kind = device.device_kind if device else jax.default_backend()
   return (
       not member.is_initializing()
       and size <= MAX_UNROLLED
-      and kind == 'cpu'
+      and backend.on_cpu()
       and mesh.shape.get(sharding.INDEX_AXIS, 1) == 1
       and any(
           leaf.ndim > 3 and leaf.size >= size * MIN_UNROLLED

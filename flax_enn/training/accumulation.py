@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flax_enn import backend
 from flax_enn.core import Batch
 from flax_enn.training.state import TrainState
 
@@ -22,11 +23,8 @@ def unrolls(state: TrainState, batch: Batch, parts: int) -> bool:
 
   XLA for CPUs takes five to twenty times as long for convolutions in a loop.
   """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  # None where there is no mesh.
-  kind = device.device_kind if device else jax.default_backend()
   return (
-      kind == 'cpu'
+      backend.on_cpu()
       and parts <= MAX_UNROLLED
       and any(leaf.ndim > 3 for leaf in jax.tree.leaves(state.variables))
       and any(_is_real(leaf) for leaf in jax.tree.leaves(batch.x))
