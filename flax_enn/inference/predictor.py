@@ -32,7 +32,7 @@ from flax_enn.inference.programs import Programs
 from flax_enn.model import Model
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
   """A trained network with a fixed set of weighted indices.
 
@@ -58,6 +58,11 @@ class Predictor:
   indices: Index
   log_weights: jax.Array
   evidence: Evidence
+
+  def __repr__(self) -> str:
+    network = type(self.model.network).__name__
+    about = f'{self.model.likelihood}, {self.model.input_spec}'
+    return f'Predictor({network}, {about}, {self.num_indices} indices)'
 
   @classmethod
   def create(
@@ -130,11 +135,8 @@ class Predictor:
     found = stored.load(
         run_or_bundle, step, mesh, num_indices, seed, allow_imports
     )
-    return cls.create(
-        *(found.model, found.variables, found.indices, found.log_weights),
-        mesh=mesh,
-        rules=found.rules,
-    )
+    parts = found.model, found.variables, found.indices, found.log_weights
+    return cls.create(*parts, mesh=mesh, rules=found.rules)
 
   @property
   def model(self) -> Model:
@@ -246,9 +248,7 @@ class Predictor:
     """
     x, y = checked_input.examples(self.model, x, y)
     evidence = self.evidence.extended(self.programs, self.variables, x, y)
-    indices, weights = evidence.posterior(
-        self.programs, self.variables, refine
-    )
+    indices, weights = evidence.posterior(self.programs, self.variables, refine)
     return dataclasses.replace(
         self, indices=indices, log_weights=weights, evidence=evidence
     )

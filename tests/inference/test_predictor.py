@@ -16,6 +16,11 @@ def entropy(p):
   return -(p * np.log(p)).sum(-1)
 
 
+def test_it_is_shown_in_a_line():
+  shown = repr(models.members())
+  assert '\n' not in shown and 'Members' in shown and 'indices' in shown
+
+
 @pytest.mark.parametrize('rows', [1, 7, 130])
 def test_marginals_are_means_over_members(rows):
   """Whatever the number of rows, so that padding is of no influence."""
@@ -122,7 +127,10 @@ def posterior(x, y, noise):
   return covariance @ x.T @ y / noise**2, covariance
 
 
-@pytest.mark.parametrize('rows, n', [(5, 20_000), (500, 1000)])
+@pytest.mark.parametrize(
+    'rows, n',
+    [(5, 20_000), pytest.param(500, 1000, marks=pytest.mark.slow)],
+)
 def test_the_posterior_of_a_linear_regression(rows, n):
   """With a few labels by weights alone; with many these have collapsed."""
   noise, p = 0.5, models.linear(n)
@@ -181,7 +189,12 @@ def test_few_indices_that_count_are_told_of(caplog):
 
 
 @pytest.mark.parametrize(
-    'sizes', [{'data': 8}, {'data': 2, 'index': 4}, {'data': 4, 'fsdp': 2}]
+    'sizes',
+    [
+        pytest.param({'data': 8}, marks=pytest.mark.slow),
+        {'data': 2, 'index': 4},
+        pytest.param({'data': 4, 'fsdp': 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_any_mesh(sizes):
   mesh = sharding.create_mesh(sizes)
