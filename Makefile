@@ -38,11 +38,13 @@ train: $(VENV)/.train  ## Train a base and its epinet on digits into RUNS=runs.
 test: lint  ## Lint, check the types, run the tests.
 	@$(PYTHON) $(PYTEST)
 
-test-all: test  ## The same, then the slow tests.
-	@$(PYTHON) $(PYTEST) -m 'slow and not long'
+test-all: lint  ## The same with the slow tests.
+	@$(PYTHON) $(PYTEST) --slow -m 'not long'
 
-test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{FUZZ,FLIPS,READ_ERRORS,PAIRS,SEED}=N.
-	@FLAX_ENN_FUZZ=$${FLAX_ENN_FUZZ:-1500} \
+test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{KILLS,SIGNALS,FUZZ,FLIPS,READ_ERRORS,PAIRS,SEED}=N.
+	@FLAX_ENN_KILLS=$${FLAX_ENN_KILLS:-100} \
+	  FLAX_ENN_SIGNALS=$${FLAX_ENN_SIGNALS:-50} \
+	  FLAX_ENN_FUZZ=$${FLAX_ENN_FUZZ:-1500} \
 	  FLAX_ENN_FLIPS=$${FLAX_ENN_FLIPS:-200} \
 	  FLAX_ENN_READ_ERRORS=$${FLAX_ENN_READ_ERRORS:-50} \
 	  FLAX_ENN_PAIRS=$${FLAX_ENN_PAIRS:-20} \

@@ -45,10 +45,12 @@ def pytest_addoption(parser):
 # What takes longest comes first (and xdist is told to keep this order): no
 # worker is left with it at the end. The others follow by their names.
 LONG = [
-    'test_resume', 'test_processes', 'test_sweep', 'test_bad_input', 'test_run',
-    'test_evaluations', 'test_readme', 'test_laws', 'test_checkpointer',
-    'test_golden_resnets', 'test_step', 'test_resnet', 'test_imagenet2012',
-    'test_with_prior', 'test_model', 'test_loader', 'test_compilation_cache',
+    'test_resume', 'test_processes', 'test_deepmind', 'test_laws',
+    'test_compilation_cache', 'test_testbed', 'test_sweep', 'test_evaluations',
+    'test_run', 'test_bad_input', 'test_readme', 'test_resnet', 'test_step',
+    'test_golden_resnets', 'test_imagenet2012', 'test_examples', 'test_foreign',
+    'test_torchvision', 'test_hosts', 'test_active_learning', 'test_networks',
+    'test_checkpointer', 'test_with_prior', 'test_model', 'test_loader',
 ]  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def test_rounds_go_on_where_they_were(learned):
     assert list(found.rounds('entropy', 0, rounds)) == []
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_has_the_highest_priority(learned):
   """Of those without a label, by all logits at once."""
   found, trainer, rounds = learned

@@ -687,6 +687,7 @@ def _largest(folder):
   return max(folder.rglob('*'), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_passed_over(run, tmp_path, caplog):
   workdir = tmp_path / 'run'
   shutil.copytree(run, workdir)
@@ -750,6 +751,7 @@ class Broken(TwoMoons):
   bad: ClassVar[int] = 99
 
 
+@pytest.mark.slow
 def test_data_that_break_off_leave_what_was_trained(tmp_path):
   config = tiny.epinet(
       num_steps=32,
@@ -824,6 +826,7 @@ class Whole:
     return x
 
 
+@pytest.mark.slow
 def test_examples_that_cannot_be_read_are_passed_over(tmp_path, caplog):
   """Ended by them, the run goes on with a higher `skip_bad`."""
   config = tiny.epinet(

@@ -116,6 +116,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', HEADS)
 def test_heads_from_a_config(name):
   config = {

@@ -98,6 +98,7 @@ def test_the_next_run_compiles_nothing(tmp_path, run, expected):
   assert {file.name for file in path.glob('*-cache')} == entries
 
 
+@pytest.mark.slow
 def test_cold_writers_at_once_agree(tmp_path, run, expected):
   processes = [start(tmp_path) for _ in range(3)]
   for process in processes:

@@ -44,6 +44,7 @@ def test_the_numbers_of_the_run(run, command):
   assert not (run[0] / 'evaluation-4').exists()
 
 
+@pytest.mark.slow
 def test_other_data_and_studies(command, tmp_path):
   path = tmp_path / 'other.npz'
   rng = np.random.default_rng(0)

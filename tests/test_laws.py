@@ -399,6 +399,7 @@ def test_law_devices(name):
   )
 
 
+@pytest.mark.slow
 @on_meshes()
 def test_law_devices_over_many_steps(name, sizes):
   """Twenty steps are the same on any mesh.

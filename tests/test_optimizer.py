@@ -308,7 +308,11 @@ def test_weight_decay_comes_after_the_clip():
 
 @pytest.mark.parametrize(
     'module, name',
-    [(epinet, 'sgd'), (ensemble, 'adamw'), (epinet, 'lamb')],
+    [
+        (epinet, 'sgd'),
+        pytest.param(ensemble, 'adamw', marks=pytest.mark.slow),
+        pytest.param(epinet, 'lamb', marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_gradient_kernels_shrink_and_nothing_else_moves(module, name):
   """By the names of real networks: also norms, and an epinet's index bias."""

@@ -108,6 +108,7 @@ def test_arrays_and_labels(run, command, tmp_path, as_floats):
       command(tmp_path / 'floats.npy')
 
 
+@pytest.mark.slow
 def test_evidence_from_a_table(run, images, command, tmp_path):
   np.save(tmp_path / 'more.npy', run[1][5:8])
   table = tmp_path / 'labels.csv'

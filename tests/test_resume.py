@@ -140,6 +140,7 @@ class Failing(processes.Gated):
     return super().augment(x, rng)
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_ends_with_the_same_bits(
     short, tmp_path, monkeypatch
 ):
@@ -170,6 +171,7 @@ def uninterrupted(config_file, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_what_sigterm_has_saved_ends_with_the_same_bits(
     short, config_file, gates, tmp_path
 ):

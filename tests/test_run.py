@@ -39,8 +39,8 @@ VARIANTS = {
 }
 # One of each kind: an epinet, an ensemble; batch statistics, a prior of
 # convolutions.
-KINDS = ['digits_epinet', 'digits_ensemble']
-SLOW_KINDS = ['fashion_mnist_resnet', 'imagenet_epinet']
+KINDS = ['digits_epinet']
+SLOW_KINDS = ['digits_ensemble', 'fashion_mnist_resnet', 'imagenet_epinet']
 # Data of each kind: bundled ones, a file of arrays, JPEGs.
 DATA = ['digits_epinet', 'fashion_mnist_epinet', 'imagenet_epinet']
 
@@ -96,6 +96,7 @@ def test_a_run_draws_its_report(run):
   assert (workdir / 'report.png').read_bytes().startswith(b'\x89PNG\r\n')
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_curves(run):
   config, workdir, results = run
   found = curves(workdir)
@@ -126,6 +127,7 @@ def test_a_run_leaves_nothing_else(run):
   assert kept == {'2', '4', 'scores.json'}
 
 
+@pytest.mark.slow
 def test_the_weight_of_an_objective_may_be_a_schedule(tmp_path):
   schedule = {
       'name': 'linear_schedule',
@@ -150,6 +152,7 @@ class Spied(Regression):
     return super().load(split)
 
 
+@pytest.mark.slow
 def test_a_held_out_part_is_evaluated_instead_of_the_test_split(tmp_path):
   config = tiny.epinet(
       num_steps=1,

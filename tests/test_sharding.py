@@ -511,7 +511,9 @@ def test_rules_hold_where_their_mesh_is_used():
 @pytest.mark.parametrize(
     'changes',
     [
-        {'batch': 'data', 'base_batch': 'data'},
+        pytest.param(
+            {'batch': 'data', 'base_batch': 'data'}, marks=pytest.mark.slow
+        ),
         {'member': None, 'wide': ('data', 'fsdp')},
     ],
     ids=str,

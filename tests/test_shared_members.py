@@ -55,7 +55,9 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize('name', BASES)
+@pytest.mark.parametrize(
+    'name', ['mlp', pytest.param('lenet5', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('layers', ['.*', 'out|layer_2'])
 def test_batch_ensemble_has_the_explicit_kernels(name, layers):
   base, shape = BASES[name]
@@ -107,6 +109,7 @@ def test_lora_members_begin_as_the_base():
   np.testing.assert_allclose(found, jnp.stack([expected] * K), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_lora_of_attention_alone():
   config = {
       'name': 'lora_ensemble',

@@ -60,9 +60,8 @@ def interrupt_at_step_3(step):
     interrupt()
 
 
-@pytest.mark.parametrize(
-    'where', ['training', pytest.param('evaluation', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('where', ['training', 'evaluation'])
 def test_an_alarm_of_the_caller_ends_the_run(where, alarm, tmp_path):
   """The checkpoint before it is intact, and the run goes on from there."""
   config = tiny.epinet()

@@ -142,7 +142,11 @@ NOISES = {
 
 @pytest.mark.parametrize(
     'noise, batch',
-    [('plain', MASKED), ('noise', BATCH), ('two noises', MASKED)],
+    [
+        pytest.param('plain', MASKED, marks=pytest.mark.slow),
+        pytest.param('noise', BATCH, marks=pytest.mark.slow),
+        ('two noises', MASKED),
+    ],
     ids=['plain-masked', 'noise-whole', 'two noises-masked'],
 )
 def test_step_goes_down_the_gradient_of_a_loop(noise, batch):
@@ -214,6 +218,7 @@ def test_objectives_are_added_by_their_weights():
   close(logs['loss_size'], 0.1 * sum(np.sum(np.square(k)) for k in kernels))
 
 
+@pytest.mark.slow
 def test_a_loss_across_indices_sees_them_all():
   state = start()
   objectives = {'spread': Objective(across, across=True)}

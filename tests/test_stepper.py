@@ -54,6 +54,7 @@ def test_nor_does_how_long_one_may_take(trainer, monkeypatch):
   assert trained(trainer, [21]) == few
 
 
+@pytest.mark.slow
 def test_a_stepper_goes_on_from_any_step(trainer):
   with trainer.use_mesh():
     whole, half = trainer.create_state(), trainer.create_state()

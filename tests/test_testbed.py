@@ -74,7 +74,17 @@ def test_all_agents_are_tried():
   assert sorted(QUICK) == sorted(testbed.__all__)
 
 
-@pytest.mark.parametrize('name', sorted(QUICK))
+# The others are tried in `make test-all`.
+SLOW = ['bbb', 'dropout', 'ensemble_plus', 'hypermodel', 'sgmcmc']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in sorted(QUICK)
+    ],
+)
 def test_protocol(name):
   data, prior, _ = a_problem()
   sampler = an_agent(name)(data, prior)
@@ -166,7 +176,7 @@ def test_priors_and_members_lower_the_joint_divergence():
       'epinet': testbed.epinet(),
   }
   scores = {name: [] for name in agents}
-  for seed in range(6):
+  for seed in range(3):
     data, prior, truth = a_problem(seed)
     for name, agent in agents.items():
       sampler = agent(data, prior)

@@ -262,6 +262,7 @@ def test_falls_back_from_a_damaged_checkpoint(run, mesh, caplog, item, how):
   assert names(run) == ['1', '2', 'damaged-2']
 
 
+@pytest.mark.slow
 def test_any_cut_file_is_passed_over_or_harmless(saved, tmp_path, mesh):
   folder = saved / 'checkpoints' / '2'
   files = [p.relative_to(saved) for p in folder.rglob('*') if p.is_file()]
@@ -455,6 +456,7 @@ def test_a_save_that_was_cut_off_is_cleared_away(tmp_path, mesh, bucket):
   assert names(tmp_path) == ['1']
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tmp_path, mesh):
   root = Path(__file__).parents[2]
   killed = subprocess.run(

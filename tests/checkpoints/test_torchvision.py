@@ -303,6 +303,7 @@ def test_an_epinet_on_a_base_of_torchvision(table, tmp_path):
   np.testing.assert_array_equal(kernel, w[f'{name}.weight'].T)
 
 
+@pytest.mark.slow
 def test_vit_in_training():
   """Dropout and bfloat16; remat changes nothing."""
   net = ViT(

@@ -271,7 +271,9 @@ class Texts(Dataset):
     return {**x, 'mask': x['mask'] & (rng.random(self.length) < 0.5)}
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'workers', [0, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_inputs_may_be_a_tree(workers):
   dataset = Texts()
   raw = dataset.load('train').x

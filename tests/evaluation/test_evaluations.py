@@ -131,6 +131,7 @@ class Grey(Dataset):
     return ArraySource(x.astype(np.uint8), np.arange(16) % 3)
 
 
+@pytest.mark.slow
 def test_data_of_the_same_kind_are_preprocessed_as_in_training(tmp_path):
   """With the moments of training; of another kind, with their own."""
   trained, shifted = (
@@ -204,13 +205,8 @@ def check_same(workdir, reference, rel=None):
 
 # 4 is in the first evaluation of step 2, 5 at its end; after 4, 2 is in the
 # second one.
-@pytest.mark.parametrize(
-    'asked',
-    [
-        [4, 2],
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ([5], [4, 2, 2, 4])),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('asked', [[4, 2], [5], [4, 2, 2, 4]])
 def test_a_run_that_stops_in_an_evaluation_repeats_none(
     asked, whole, tmp_path
 ):

@@ -101,6 +101,7 @@ def test_bad_fields(make, message):
     make()
 
 
+@pytest.mark.slow
 def test_in_a_run(tmp_path):
   far = {'name': 'two_moons', 'n_train': 64, 'n_test': 40, 'noise': 5.0}
   config = tiny.epinet(

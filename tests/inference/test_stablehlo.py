@@ -72,6 +72,8 @@ CASES = {
     'regression': lambda: models.linear(20, mesh=one_device()),
     'keys': dropped,
 }
+# The others are told apart in `make test-all`.
+QUICK = ['epinet', 'regression']
 
 
 def one_device():
@@ -109,7 +111,10 @@ def inputs(p, rows):
 
 @pytest.mark.parametrize(
     'case',
-    [pytest.param(c, marks=[pytest.mark.slow] * (c == 'keys')) for c in CASES],
+    [
+        pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK))
+        for c in CASES
+    ],
 )
 def test_numbers_of_the_predictor(case):
   p = CASES[case]()

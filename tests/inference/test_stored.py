@@ -61,6 +61,7 @@ def bytes_read():
   )
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_not_read(tmp_path):
   """Counted, for a network whose arrays are larger than all else."""
   config = tiny.epinet(**{
@@ -93,6 +94,7 @@ def test_which_step_and_indices(run):
   assert not np.array_equal(other.indices, best.indices)
 
 
+@pytest.mark.slow
 def test_no_tensorflow(run):
   program = (
       'import sys\nfrom flax_enn.inference import Predictor\n'
