@@ -1,19 +1,20 @@
 """The files in the folder of a run: atomic writes, and reads that explain."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 import contextlib
 import errno
 import json
 import os
 import re
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 from etils import epath
 import jax
 import ml_collections
 
+T = TypeVar('T')
 # What may differ when a run goes on: how it is laid out, evaluated, kept; how
 # its data are read, and from where.
 MUTABLE_ON_RESUME = (
@@ -149,17 +150,30 @@ def read_bytes(path: epath.Path) -> bytes:
   Raises:
     OSError: the file is not there, or cannot be read for longer.
   """
+  return read_again(path.read_bytes, OSError, LOSS)
+
+
+def read_again(
+    read: Callable[[], T],
+    passing: type[OSError],
+    lasting: tuple[type[OSError], ...] = (),
+) -> T:
+  """What `read` returns, which is tried again for a while (see BACK_OFF).
+
+  Args:
+    read: gives what storage holds.
+    passing: the errors after which another try may help,
+    lasting: and those among them after which none does.
+  """
   for seconds in BACK_OFF:
     try:
-      return path.read_bytes()
-    except LOSS:
+      return read()
+    except lasting:
       raise
-    except OSError as e:
-      logging.warning(
-          'cannot read %s (%s); trying again in %d s', path, e, seconds
-      )
+    except passing as e:
+      logging.warning('%s; trying again in %d s', e, seconds)
       time.sleep(seconds)
-  return path.read_bytes()
+  return read()
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

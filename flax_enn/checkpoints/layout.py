@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import time
 from typing import Any, TypeVar
 
 from absl import logging
@@ -95,16 +94,12 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
   Raises:
     StorageError, DamagedCheckpointError: as `sort_errors`.
   """
-  waits = iter(run_folder.BACK_OFF)
-  while True:
-    try:
-      with sort_errors(path):
-        return reader()
-    except StorageError as e:
-      if (seconds := next(waits, None)) is None:
-        raise
-      logging.warning('%s; trying again in %d s', e, seconds)
-      time.sleep(seconds)
+
+  def attempt() -> T:
+    with sort_errors(path):
+      return reader()
+
+  return run_folder.read_again(attempt, StorageError)
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
