@@ -39,10 +39,7 @@ def run(arguments: list[str]) -> None:
   from flax_enn.training.trainer import Trainer
 
   workdir = epath.Path(_WORKDIR.value or '').expanduser()
-  try:
-    trainer = Trainer.from_config(_CONFIG.value)
-  except OSError as e:
-    raise ValueError(f'--config cannot be read: {e}') from e
+  trainer = Trainer.from_config(_CONFIG.value)
   config = trainer.config
   recipe = Recipe.from_config(config)
   checks.check(trainer)
