@@ -48,7 +48,7 @@ def default_config() -> ml_collections.ConfigDict:
     active_learning: None, or what `python -m flax_enn.active_learning` does;
       see `flax_enn/active_learning/learner.py`. train.py takes all labels.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
-    sharding: logical axis -> axes of the mesh; see `flax_enn/sharding.py`.
+    sharding: logical axis -> axes of the mesh; see `flax_enn/sharding`.
     eval: the run's own evaluation: `every` (steps; 0 for the end only),
       `num_indices` (None for all members of an ensemble, else 1000), `tau`
       (labels in a joint prediction), `chunk` (indices at once; memory is that

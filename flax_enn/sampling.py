@@ -6,15 +6,20 @@ vmap and runs once for any number of indices.
 """
 
 from collections.abc import Callable
+import contextvars
 from typing import Any, TypeVar
 
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 
 from flax_enn import sharding
+from flax_enn.partial_evaluation import hoist
 
 Carry = TypeVar('Carry')
+T = TypeVar('T')
+
+# What `over_index` maps just now.
+_mapped = contextvars.ContextVar[Any]('the index', default=None)
 
 
 def over_index(
@@ -33,8 +38,49 @@ def over_index(
   Returns:
     What `fn` returns, with an axis N in front of (or where `out_axes` says).
   """
-  mapped = jax.vmap(fn, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS)
+
+  def at(index: Any) -> Any:
+    token = _mapped.set(index)
+    try:
+      return fn(index)
+    finally:
+      _mapped.reset(token)
+
+  mapped = jax.vmap(at, out_axes=out_axes, spmd_axis_name=sharding.INDEX_AXIS)
   return mapped(sharding.constrain_index(indices))
+
+
+def index_free(fn: Callable[..., T], *args: Any) -> T:
+  """`fn(*args)`, traced outside of `over_index` where that maps it.
+
+  For what vmap over a mesh axis cannot be asked for, such as a `shard_map`
+  over that axis. Its gradient is that of `fn`.
+
+  Args:
+    fn: function of arrays.
+    *args: pytrees of them; none may depend on the index.
+
+  Raises:
+    ValueError: one of them does.
+  """
+  index = _mapped.get()
+  if index is None:
+    return fn(*args)
+
+  @jax.custom_batching.custom_vmap
+  def call(index: Any, args: Any) -> Any:
+    del index  # only says that this is mapped
+    return fn(*args)
+
+  @call.def_vmap
+  def once(size: int, mapped: Any, index: Any, args: Any) -> Any:
+    del size, index
+    if any(jax.tree.leaves(mapped[1])):
+      raise ValueError(f'{fn} is index-free, but an argument depends on z')
+    found = fn(*args)
+    return found, jax.tree.map(lambda _: False, found)
+
+  return call(index, args)
 
 
 def map_over_index(
@@ -101,7 +147,7 @@ def _scan(
   if chunk < 1:
     raise ValueError(f'chunk is {chunk}; it must be at least 1')
   n = len(jax.tree.leaves(indices)[0])
-  fn = _hoist(fn, jax.tree.map(lambda leaf: leaf[0], indices))
+  fn = hoist(fn, jax.tree.map(lambda leaf: leaf[0], indices))
   full = n - n % chunk
   kept = []
   if full:
@@ -119,104 +165,3 @@ def _scan(
     carry, found = step(carry, over_index(fn, rest))
     kept.append(found)
   return carry, kept
-
-
-def split_at_index(
-    fn: Callable[[Any, Any], Any], x: Any, index: Any
-) -> tuple[Callable[[Any], list[Any]], Callable[[list[Any], Any], Any]]:
-  """Cuts `fn(x, index)` where the index comes in.
-
-  With the two functions that it returns, `head(features(x), index)` is
-  `fn(x, index)`; features of the same x are computed once, and kept.
-
-  Args:
-    fn: function of inputs and one index.
-    x: inputs, for their shapes.
-    index: one index, for its shape.
-
-  Returns:
-    `features(x)`, a list of all that depends on x and not on the index, and
-    `head(features, index)`.
-  """
-  closed, result = jax.make_jaxpr(fn, return_shape=True)(x, index)
-  jaxpr, treedef = closed.jaxpr, jax.tree.structure(result)
-  inputs = jaxpr.invars[: len(jax.tree.leaves(x))]
-  of_index, on_index = _dependents(jaxpr.eqns, jaxpr.invars[len(inputs) :])
-  of_x, on_x = _dependents(jaxpr.eqns, inputs)
-  before = [e for e, depends in zip(jaxpr.eqns, on_index) if not depends]
-  # What depends on neither is cheap and needed by both: casts, iotas.
-  after = [e for e, z, x in zip(jaxpr.eqns, on_index, on_x) if z or not x]
-  shared = [
-      v for v in _used(after, jaxpr.outvars) if v in of_x and v not in of_index
-  ]
-  names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-  first = jaxpr.replace(
-      invars=inputs, outvars=shared, eqns=before, debug_info=names
-  )
-  second = jaxpr.replace(
-      invars=[*shared, *jaxpr.invars[len(inputs) :]],
-      eqns=after,
-      debug_info=names,
-  )
-  run_first, run_second = (
-      core.jaxpr_as_fun(core.ClosedJaxpr(part, closed.consts))
-      for part in (first, second)
-  )
-
-  def head(features: list[Any], index: Any) -> Any:
-    found = run_second(*features, *jax.tree.leaves(index))
-    return jax.tree.unflatten(treedef, found)
-
-  return lambda x: run_first(*jax.tree.leaves(x)), head
-
-
-def _hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
-  """Computes now what `fn` computes whatever the index; returns the rest of it.
-
-  XLA cannot be relied on for this: it moves convolutions out of a loop on CPUs
-  and leaves them in it on GPUs. What is inside a `jax.jit` or another loop of
-  `fn` is hoisted whole or not at all.
-
-  Args:
-    fn: function of one index.
-    index: one index, for its shapes.
-  """
-  closed, result = jax.make_jaxpr(fn, return_shape=True)(index)
-  jaxpr, treedef = closed.jaxpr, jax.tree.structure(result)
-  of_index, on_index = _dependents(jaxpr.eqns, jaxpr.invars)
-  rest = [e for e, depends in zip(jaxpr.eqns, on_index) if depends]
-  once = [e for e, depends in zip(jaxpr.eqns, on_index) if not depends]
-  shared = [v for v in _used(rest, jaxpr.outvars) if v not in of_index]
-  names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-  before = jaxpr.replace(
-      invars=[], outvars=shared, eqns=once, debug_info=names
-  )
-  values = core.jaxpr_as_fun(core.ClosedJaxpr(before, closed.consts))()
-  after = core.jaxpr_as_fun(
-      core.ClosedJaxpr(jaxpr.replace(constvars=shared, eqns=rest), values)
-  )
-  return lambda index: jax.tree.unflatten(
-      treedef, after(*jax.tree.leaves(index))
-  )
-
-
-def _dependents(equations: Any, seeds: Any) -> tuple[set[Any], list[bool]]:
-  """The variables that depend on `seeds`, and which equations do."""
-  found, which = set(seeds), []
-  for equation in equations:
-    inputs = _variables(equation.invars)
-    depends = bool(equation.effects) or not found.isdisjoint(inputs)
-    which.append(depends)
-    if depends:
-      found.update(equation.outvars)
-  return found, which
-
-
-def _used(equations: Any, outvars: Any) -> list[Any]:
-  """The variables that equations and results read, each once."""
-  used = [v for e in equations for v in _variables(e.invars)]
-  return list(dict.fromkeys([*used, *_variables(outvars)]))
-
-
-def _variables(atoms: Any) -> list[Any]:
-  return [atom for atom in atoms if not isinstance(atom, core.Literal)]

@@ -251,9 +251,11 @@ def dropping():
   return network, initialised(network, IMAGES, jnp.zeros(K))
 
 
-def a_step(network, variables, *, remat):
-  """Outputs `[K, B, C]` in training, statistics, the gradient."""
-  rngs = {'dropout': jax.random.key(5)}
+DROPOUT = {'dropout': jax.random.key(5)}
+
+
+def a_step(network, variables, *, remat, size=K, rngs=DROPOUT):
+  """Outputs `[size, B, C]` in training, statistics, the gradient."""
 
   def at(params, index):
     return network.apply(
@@ -265,7 +267,7 @@ def a_step(network, variables, *, remat):
 
   def loss(params):
     each = functools.partial(at, params)
-    out, updated = over_index(each, jnp.eye(K), out_axes=(0, None))
+    out, updated = over_index(each, jnp.eye(size), out_axes=(0, None))
     return jnp.square(out.preds - 1).mean(), (out, updated)
 
   return jax.grad(loss, has_aux=True)(variables['params'])
@@ -285,6 +287,48 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   expected = jax.jit(functools.partial(step, remat=False))(variables)
   # Of gradients up to 16: 1e-6 of that.
   assert_trees_close(unrolled, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
+  """On a mesh that splits members: outputs, statistics and gradients."""
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
+  prior = {'member': EnsemblePrior(MEMBER.clone())} if frozen else {}
+  network = WithPrior(Ensemble(MEMBER, 2 * K), prior)
+  variables = initialised(network, IMAGES, jnp.zeros(2 * K))
+  step = functools.partial(a_step, network, size=2 * K, rngs={})
+  with sharding.use_mesh(mesh_of((2, 2, 2))):
+    split = jax.jit(functools.partial(step, remat=True))
+    assert 'shard_map' in str(jax.make_jaxpr(split)(variables))
+    found = split(variables)
+  vmapped(monkeypatch)
+  expected = jax.jit(functools.partial(step, remat=False))(variables)
+  assert_trees_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_members_that_draw_are_not_split(monkeypatch):
+  """The numbers that they draw are the same on any mesh."""
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
+  network = Ensemble(Dropping(), K)
+  variables = initialised(network, IMAGES, jnp.zeros(K))
+  step = functools.partial(a_step, network, remat=False)
+  expected = jax.jit(step)(variables)
+  mesh = mesh_of((2, 2, 1))
+  placed = jax.device_put(variables, sharding.state_shardings(variables, mesh))
+  with sharding.use_mesh(mesh):
+    assert 'shard_map' not in str(jax.make_jaxpr(step)(placed))
+    assert_trees_close(jax.jit(step)(placed), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_members_that_all_devices_have_get_their_gradient(monkeypatch):
+  """Grouped convolutions would get twice theirs from XLA's partitioner."""
+  monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
+  network, variables = dropping()
+  step = functools.partial(a_step, network, remat=False)
+  expected = jax.jit(step)(variables)
+  rules = sharding.create_rules({**sharding.DEFAULT_RULES, 'member': None})
+  with sharding.use_mesh(mesh_of((2, 2, 1)), rules):
+    assert_trees_close(jax.jit(step)(variables), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unrolled_members_are_the_vmapped_ones_in_chunks(monkeypatch):
@@ -330,7 +374,8 @@ def test_members_are_unrolled_where_that_is_faster(monkeypatch):
   unrolled, grouped = (True, {1}), (False, {1, 2})
   assert traced(MEMBER, 2) == unrolled
   assert traced(MEMBER, 2, mesh_of((2, 1, 1))) == unrolled
-  assert traced(MEMBER, 2, mesh_of((1, 2, 1))) == grouped
+  assert traced(MEMBER, 2, mesh_of((1, 2, 1))) == (False, {1})  # each its own
+  assert traced(MEMBER, 3, mesh_of((1, 2, 1))) == unrolled
   assert traced(MEMBER, most)[0]
   assert not traced(MEMBER, most + 1)[0]
   assert traced(BASE, 2) == (False, set())

@@ -65,16 +65,24 @@ def _trainer(
 
 def _training(trainer: Trainer, target: Topology) -> StepCost:
   """The step as the loop compiles it."""
+  # As it is written: what a device does by a `shard_map` would count once.
+  alone = dataclasses.replace(
+      trainer, mesh=sharding.create_mesh({}, [trainer.mesh.devices.flat[0]])
+  )
+  with alone.use_mesh():
+    whole = Program(_lowered(alone, target).as_text('hlo'))
+  return dataclasses.replace(
+      _cost('training', _lowered(trainer, target), trainer, target),
+      ideal_flops=sum(cost_analysis.flops(whole).values()) / trainer.mesh.size,
+  )
+
+
+def _lowered(trainer: Trainer, target: Topology) -> Any:
   # The number of examples, which is not known here, changes no cost.
   traced = trainer.jit_train_step(num_examples=1).trace(
       trainer.abstract_state, trainer.abstract_batch()
   )
-  lowered = traced.lower(lowering_platforms=(target.platform,))
-  whole = cost_analysis.flops(Program(lowered.as_text('hlo')))
-  return dataclasses.replace(
-      _cost('training', lowered, trainer, target),
-      ideal_flops=sum(whole.values()) / trainer.mesh.size,
-  )
+  return traced.lower(lowering_platforms=(target.platform,))
 
 
 def _evaluation(trainer: Trainer, target: Topology) -> StepCost:

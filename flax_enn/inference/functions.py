@@ -15,11 +15,8 @@ import jax.numpy as jnp
 from flax_enn.core import Index, Variables, promote_to_float32
 from flax_enn.likelihoods.base import Stats, running
 from flax_enn.model import Model
-from flax_enn.sampling import (
-    map_over_index,
-    reduce_over_index,
-    split_at_index,
-)
+from flax_enn.partial_evaluation import split_at_index
+from flax_enn.sampling import map_over_index, reduce_over_index
 
 # Elements of the outputs `[n, B, C]` of a chunk of indices, at most: it bounds
 # memory whatever N is, and is enough to keep a CPU, or an accelerator, busy.

@@ -63,7 +63,7 @@ def create_rules(table: Mapping[str, str | Sequence[str] | None]) -> Rules:
           f'{name!r} names the mesh axes {unknown}; the axes are {AXES}'
       )
   if missing := sorted(set(DEFAULT_RULES) - set(rules)):
-    raise ValueError(f'it has no rule for {missing}; see flax_enn/sharding.py')
+    raise ValueError(f'it has no rule for {missing}; see flax_enn/sharding')
   if rules['index'] != (INDEX_AXIS,) or INDEX_AXIS in rules['batch']:
     raise ValueError(f'{INDEX_AXIS!r} must be that of index, and not of batch')
   return rules
