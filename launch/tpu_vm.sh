@@ -4,8 +4,8 @@
 #   launch/tpu_vm.sh NAME ZONE --config=configs/imagenet_resnet.py:50 \
 #     --workdir=gs://bucket/runs/resnet50 --compilation_cache=gs://bucket/cache
 #
-# NAME is a TPU VM that has this repository in ~/flax_enn and flax_enn[train,tpu]
-# in ~/flax_enn/.venv.
+# NAME is a TPU VM that has this repository in ~/flax_enn, and
+# flax_enn[train,tpu,gcs] in ~/flax_enn/.venv.
 set -uo pipefail
 
 if (($# < 4)); then

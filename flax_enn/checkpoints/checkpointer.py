@@ -71,11 +71,13 @@ class Checkpointer:
     Raises:
       ValueError: `keep` is too small, or Orbax would delete a finished
         checkpoint.
+      ModuleNotFoundError: the extra `gcs` is not installed, for a bucket.
     """
     if keep < 1:
       raise ValueError(f'keep is {keep}; set it to 1 or more')
     self.directory = layout.checkpoint_dir(workdir)
     self._metric = best
+    layout.check_installed(self.directory)
     layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
     self._policy = _LatestAndBest(keep, self._scores)

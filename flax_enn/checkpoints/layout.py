@@ -14,6 +14,7 @@ A checkpoint is saved before it is evaluated. The results are beside them, in
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -126,6 +127,23 @@ def steps(workdir: epath.PathLike) -> list[int]:
   if not where.exists():
     return []
   return sorted(ocp.utils.checkpoint_steps(where))
+
+
+def check_installed(directory: epath.Path) -> None:
+  """Imports what Orbax lists and deletes the checkpoints of a bucket with.
+
+  Raises:
+    ModuleNotFoundError: it is not installed.
+  """
+  if not str(directory).startswith('gs://'):
+    return
+  try:
+    importlib.import_module('google.cloud.storage')
+  except ImportError as e:
+    raise ModuleNotFoundError(
+        f'the checkpoints in {directory} need google-cloud-storage, which is'
+        " not installed: pip install 'flax_enn[gcs]'"
+    ) from e
 
 
 def check_commit_markers(workdir: epath.PathLike) -> None:

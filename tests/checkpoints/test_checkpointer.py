@@ -456,6 +456,12 @@ def test_a_save_that_was_cut_off_is_cleared_away(tmp_path, mesh, bucket):
   assert names(tmp_path) == ['1']
 
 
+def test_what_a_bucket_needs_is_named_before_anything_is_saved(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'google.cloud.storage', None)
+  with pytest.raises(ModuleNotFoundError, match=r'install .*flax_enn\[gcs\]'):
+    Checkpointer('gs://bucket/run')
+
+
 @pytest.mark.slow
 def test_killed_while_saving(tmp_path, mesh):
   root = Path(__file__).parents[2]
