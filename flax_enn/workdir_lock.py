@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -16,7 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from flax_enn import run_folder
+from flax_enn import lock_file, run_folder
 
 NAME = 'lock.json'
 
@@ -102,8 +101,7 @@ class WorkdirLock:
     self._done.set()
     self._thread.join()
     with contextlib.suppress(OSError, ValueError):
-      if (_read(self._path) or {}).get('token') == self._content['token']:
-        self._path.unlink()
+      self._file.remove(self._content['token'])
       if self._made:
         self._path.parent.rmdir()  # raises where something was written
 
@@ -118,8 +116,9 @@ class WorkdirLock:
     try:
       self._made = not self._path.parent.exists()
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      while not self._create():
-        self._remove_dead(_read(self._path))
+      self._file = lock_file.open_file(self._path, self._content['token'])
+      while not self._file.create(self._content):
+        self._remove_dead(self._read())
     except OSError as e:
       if self._made:
         with contextlib.suppress(OSError):
@@ -132,30 +131,14 @@ class WorkdirLock:
         raise OSError(f'{what} make room, or choose another --workdir') from e
       raise ValueError(f'{what} choose another --workdir') from e
 
-  def _create(self) -> bool:
-    """Makes the file with its content; False where there is one already."""
-    if not _is_local(self._path):
-      if self._path.exists():
-        return False
-      self._path.write_text(json.dumps(self._content))
-      time.sleep(1)  # Of two that come at once, the later write stays.
-      return (_read(self._path) or {}).get('token') == self._content['token']
-    part = self._path.with_name(f'{NAME}.{self._content["token"]}')
-    try:
-      part.write_text(json.dumps(self._content))
-      os.link(part, self._path)  # fails where the name exists
-    except FileExistsError:
-      return False
-    finally:
-      part.unlink(missing_ok=True)
-    return True
-
   def _remove_dead(self, owner: Mapping[str, Any] | None) -> None:
     """Removes the file of an owner that is gone.
 
     Raises:
       WorkdirInUseError: it is alive.
     """
+    if owner is None:
+      return  # given back in between
     here = _this_process()
     alive, sure = True, False
     if owner and all(owner.get(k) == here[k] and here[k] for k in _MACHINE):
@@ -177,23 +160,22 @@ class WorkdirLock:
         _describe(owner), self._path.parent,
         'is gone' if sure else f'has given no sign of life for {self._wait} s',
     )
-    # Renamed first: of two that come at once, one finds nothing to rename.
-    aside = self._path.with_name(f'{NAME}.{self._content["token"]}')
-    with contextlib.suppress(FileNotFoundError):
-      self._path.rename(aside)
-      moved = _read(aside)
-      if (moved or {}).get('token') != (owner or {}).get('token'):
-        aside.rename(self._path)  # someone else's, taken in between
-      else:
-        aside.unlink()
+    self._file.remove(owner.get('token'))
+
+  def _read(self) -> Mapping[str, Any] | None:
+    """The content of the file; {} where it cannot be read."""
+    try:
+      return self._file.read()
+    except OSError:
+      return {}
 
   def _changes(self, owner: Mapping[str, Any] | None) -> bool:
     """Whether the file changes, or goes, within the time it is given."""
     end = time.monotonic() + self._wait
     while time.monotonic() < end:
       time.sleep(min(1.0, self._wait / 10))
-      found = _read(self._path)
-      if found is None and not self._path.exists():
+      found = self._read()
+      if found is None:
         return False
       if found != owner:
         return True
@@ -201,10 +183,9 @@ class WorkdirLock:
 
   def _beat(self) -> None:
     """Counts up in the file, until the end or until it is another's."""
-    part = self._path.with_name(f'{NAME}.{self._content["token"]}')
     while not self._done.wait(self._every):
       try:
-        found = _read(self._path)
+        found = self._file.read()
         if (found or {}).get('token') != self._content['token']:
           self._lost = (
               f'{self._path.parent} was taken over by {_describe(found)}, since'
@@ -213,25 +194,9 @@ class WorkdirLock:
           )
           return
         self._content['beat'] += 1
-        part.write_text(json.dumps(self._content))
-        part.replace(self._path)
+        self._file.replace(self._content)
       except OSError as e:  # may pass
         logging.warning('%s cannot be renewed: %s', self._path, e)
-        with contextlib.suppress(OSError):
-          part.unlink(missing_ok=True)
-
-
-def _read(path: epath.Path) -> dict[str, Any] | None:
-  """The content of the lock; None where there is none, or no JSON object."""
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return None
-  return found if isinstance(found, dict) else None
-
-
-def _is_local(path: epath.Path) -> bool:
-  return '://' not in str(path) and not str(path).startswith('/gs/')
 
 
 def _this_process() -> dict[str, Any]:

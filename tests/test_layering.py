@@ -18,9 +18,9 @@ FLOORS = (
     {
         'annotations', 'backend', 'checkpoint_flags', 'command_line',
         'compilation_cache', 'coordinator', 'core', 'distributed', 'indexers',
-        'loggers', 'metric_writers', 'nnx_bridge', 'partial_evaluation',
-        'run_folder', 'skipped', 'switches', 'throttle', 'waiting',
-        'workdir_lock',
+        'lock_file', 'loggers', 'metric_writers', 'nnx_bridge',
+        'partial_evaluation', 'run_folder', 'skipped', 'switches', 'throttle',
+        'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},

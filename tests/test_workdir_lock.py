@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from flax_enn import lock_file
 from flax_enn.training import train_and_evaluate
 from flax_enn.workdir_lock import NAME, WorkdirInUseError, WorkdirLock
 from tests import tiny
@@ -109,6 +110,22 @@ def test_who_has_lost_it_writes_nothing_more(tmp_path):
         lock.check()
         time.sleep(0.01)
   assert content(tmp_path) == other  # it is not ours to give back
+
+
+def test_a_passing_error_costs_no_lock(tmp_path, monkeypatch, caplog):
+  read, errors = lock_file._File.read, iter([OSError('stale handle')])
+
+  def fails_once(file):
+    for error in errors:
+      raise error
+    return read(file)
+
+  with WorkdirLock(tmp_path, every=0.05) as lock:
+    monkeypatch.setattr(lock_file._File, 'read', fails_once)
+    end = time.monotonic() + 20
+    while content(tmp_path)['beat'] < 2 and time.monotonic() < end:
+      lock.check()
+  assert 'cannot be renewed: stale handle' in caplog.text
 
 
 def test_a_second_run_writes_nothing(tmp_path):

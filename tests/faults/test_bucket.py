@@ -3,6 +3,9 @@
 TensorFlow is not in these tests, since its way to a bucket leads to Google's.
 """
 
+from concurrent import futures
+import json
+import os
 import signal
 import threading
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from flax_enn.inference import Predictor
+from flax_enn.workdir_lock import WorkdirInUseError, WorkdirLock
 from tests import fake_bucket, processes
 
 pytestmark = pytest.mark.slow
@@ -174,3 +178,40 @@ def test_a_finished_checkpoint_without_its_marker_stays(bucket, start, pair):
   assert 'have no commit marker' in run.log()
   assert 'Traceback' not in run.log()
   assert bucket.below('unmarked') == before
+
+
+def test_of_two_that_come_at_once_one_has_the_lock(bucket):
+  looked, taken = threading.Event(), threading.Event()
+
+  def wait(name):
+    if name == 'once/lock.json' and not looked.is_set():
+      looked.set()
+      taken.wait(60)
+
+  bucket.before_write = wait
+  with futures.ThreadPoolExecutor() as threads:
+    late = threads.submit(WorkdirLock, 'gs://bucket/once')
+    assert looked.wait(60)
+    with WorkdirLock('gs://bucket/once'):
+      taken.set()
+      with pytest.raises(WorkdirInUseError, match=f'process {os.getpid()} on'):
+        late.result()
+  assert not bucket.below('once')
+
+
+def test_a_live_and_a_silent_owner_elsewhere(bucket, monkeypatch):
+  monkeypatch.setattr('flax_enn.workdir_lock._link', lambda path: 'container')
+  with WorkdirLock('gs://bucket/far', every=0.1):
+    content = bucket.below('far')['far/lock.json']
+    monkeypatch.setattr('flax_enn.workdir_lock._link', lambda path: 'other')
+    with pytest.raises(WorkdirInUseError, match='is in use by process'):
+      WorkdirLock('gs://bucket/far', wait=60)
+  bucket.write('far/lock.json', content, {})
+  with WorkdirLock('gs://bucket/far', wait=1, every=0.1) as lock:
+    ours = json.loads(bucket.below('far')['far/lock.json'])
+    assert ours['token'] != json.loads(content)['token']
+    bucket.write('far/lock.json', content, {})
+    with pytest.raises(WorkdirInUseError, match='taken over by process'):
+      while True:
+        lock.check()
+  assert bucket.below('far') == {'far/lock.json': content}  # not ours
