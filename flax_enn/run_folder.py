@@ -25,6 +25,11 @@ MUTABLE_ON_RESUME = (
 
 # These say that a file is not there, or not what it was: no second try helps.
 LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# What TensorFlow, by which epath reaches a bucket, says of a fault that may
+# pass, in an error that is no OSError: cancelled, unknown, deadline exceeded,
+# permission denied, resource exhausted, aborted (it has tried ten times),
+# internal, unavailable, unauthenticated.
+_PASSING_CODES = {1, 2, 4, 7, 8, 10, 13, 14, 16}
 # Seconds between tries to read what storage does not give.
 BACK_OFF = (1.0, 4.0, 16.0)
 IMPORT = 'import.json'  # where the weights of an imported run are from
@@ -62,7 +67,16 @@ def _is_of_disk(error: BaseException | None, workdir: str) -> bool:
   if isinstance(error, OSError):
     inside = str(error.filename or '').startswith(workdir)
     return inside or error.errno in FULL
-  return workdir in str(error) and bool(_SAYS.search(str(error)))
+  if error is None or workdir not in str(error):
+    return False
+  return may_pass(error) or bool(_SAYS.search(str(error)))
+
+
+def may_pass(error: BaseException) -> bool:
+  """Whether storage could not be reached, and may well hold what it did."""
+  if isinstance(error, OSError):
+    return not isinstance(error, LOSS)
+  return getattr(error, 'error_code', None) in _PASSING_CODES
 
 
 def atomic_write(path: epath.Path, content: bytes, process: int = 0) -> None:
@@ -150,7 +164,21 @@ def read_bytes(path: epath.Path) -> bytes:
   Raises:
     OSError: the file is not there, or cannot be read for longer.
   """
-  return read_again(path.read_bytes, OSError, LOSS)
+  waits = iter(BACK_OFF)
+  while True:
+    try:
+      return path.read_bytes()
+    except Exception as e:
+      if not may_pass(e):
+        raise
+      if (seconds := next(waits, None)) is None:
+        if isinstance(e, OSError):
+          raise
+        raise OSError(f'{path} cannot be read: {e}') from e
+      logging.warning(
+          'cannot read %s (%s); trying again in %d s', path, e, seconds
+      )
+      time.sleep(seconds)
 
 
 def read_again(

@@ -604,6 +604,12 @@ def test_a_full_disk(free, small_disk):
   assert not list(small_disk.glob('run/lock.json*'))
 
 
+class UnavailableError(Exception):
+  """As TensorFlow's, by which epath writes to a bucket."""
+
+  error_code = 14
+
+
 @pytest.mark.parametrize(
     'error, named',
     [
@@ -612,6 +618,8 @@ def test_a_full_disk(free, small_disk):
         (OSError(errno.EACCES, 'Permission denied', '/data/x.npz'), False),
         (ValueError('RESOURCE_EXHAUSTED: Error writing "/runs/a/x"'), True),
         (ValueError('RESOURCE_EXHAUSTED: Error writing "/data/x"'), False),
+        (UnavailableError('503 when uploading /runs/a/x'), True),
+        (UnavailableError('503 when reading /data/x'), False),
         (ValueError('/runs/a belongs to another config'), False),
         (RuntimeError('cannot read 3 bytes'), False),
     ],

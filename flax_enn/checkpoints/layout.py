@@ -78,8 +78,8 @@ def sort_errors(path: epath.Path) -> Generator[None]:
 
 def _may_pass(error: BaseException) -> bool:
   if isinstance(error, OSError):
-    return not isinstance(error, run_folder.LOSS)
-  return bool(_PASSING.search(str(error)))
+    return run_folder.may_pass(error)
+  return run_folder.may_pass(error) or bool(_PASSING.search(str(error)))
 
 
 def _chain(error: BaseException | None) -> Generator[BaseException]:

@@ -330,7 +330,14 @@ def test_an_older_checkpoint_knows_its_frozen_variables_alone(run, mesh):
   assert open_and_restore(run, draw_state(0, mesh))[1] == 1
 
 
+class AbortedError(Exception):
+  """As TensorFlow's, by which epath reads a bucket."""
+
+  error_code = 10
+
+
 FAULTS = [
+    AbortedError('All 10 retry attempts failed'),
     OSError(errno.EIO, 'Input/output error'),
     PermissionError(errno.EACCES, 'Permission denied'),
     ValueError('UNAVAILABLE: error 503 of the bucket'),
@@ -366,6 +373,24 @@ def test_a_fault_that_passes_costs_no_checkpoint(
     with pytest.raises(StorageError, match=r'checkpoints/2.*Nothing was chan'):
       open_and_restore(run, draw_state(0, mesh))
   assert names(run) == ['1', '2']
+
+
+def test_what_tensorflow_says_of_a_bucket_is_tried_again(
+    tmp_path, monkeypatch, impatient
+):
+  (tmp_path / 'file').write_bytes(b'content')
+  read, faults = Path.read_bytes, [AbortedError('busy'), AbortedError('busy')]
+
+  def failing(path):
+    if faults:
+      raise faults.pop()
+    return read(path)
+
+  monkeypatch.setattr(Path, 'read_bytes', failing)
+  assert run_folder.read_bytes(tmp_path / 'file') == b'content'
+  faults += [AbortedError('busy')] * 3
+  with pytest.raises(OSError, match='file cannot be read: busy'):
+    run_folder.read_bytes(tmp_path / 'file')
 
 
 def grow(params):
