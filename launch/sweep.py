@@ -8,7 +8,8 @@ A config file may define `sweep()`, a list of overrides (see
 differs. Finished ones are skipped and broken ones go on, so that the same
 command may be given again and again; Ctrl-C and SIGTERM stop it, all saved. It
 leaves `sweep.csv`, all results, and `sweep.png`, the metric against what was
-swept.
+swept. What a run says is in `train.log` beside its results; where --workdir is
+a bucket, in the folder of its last name here.
 """
 
 from collections.abc import Sequence
@@ -74,10 +75,21 @@ def command(run: Run) -> list[str]:
   ]
 
 
+def local_folder(workdir: epath.Path) -> Path:
+  """What programs write to, and a shell reads: no bucket, but a folder here."""
+  in_bucket = '://' in str(workdir)
+  return Path(workdir.name).absolute() if in_bucket else Path(workdir)
+
+
+def train_log(run: Run) -> Path:
+  """The output of a run: beside its results, where they are in a folder."""
+  return local_folder(run.workdir.parent) / run.workdir.name / 'train.log'
+
+
 def start(run: Run) -> subprocess.Popen[bytes]:
-  """Starts a run, its output in `train.log` beside its results."""
-  run.workdir.mkdir(parents=True, exist_ok=True)
-  with (run.workdir / 'train.log').open('a') as log:
+  """Starts a run."""
+  train_log(run).parent.mkdir(parents=True, exist_ok=True)
+  with train_log(run).open('a') as log:
     # Ctrl-C would end it at once; from us it hears SIGTERM, and saves.
     return subprocess.Popen(
         command(run), stdout=log, stderr=log, start_new_session=True,
@@ -129,7 +141,8 @@ def train_all(runs: Sequence[Run], parallel: int) -> tuple[list[Run], bool]:
 
 def submit(runs: Sequence[Run], workdir: epath.Path, parallel: int) -> None:
   """Submits one Slurm array of all commands."""
-  commands = workdir / 'commands.txt'
+  folder = local_folder(workdir)
+  commands = folder / 'commands.txt'
   commands.parent.mkdir(parents=True, exist_ok=True)
   # A command is a line of its own: what breaks lines is put in by the shell.
   lines = [
@@ -142,7 +155,7 @@ def submit(runs: Sequence[Run], workdir: epath.Path, parallel: int) -> None:
       [
           'sbatch',
           f'--array=0-{len(runs) - 1}%{parallel}',
-          f'--output={workdir}/slurm-%a.out',
+          f'--output={folder}/slurm-%a.out',
           '--job-name=sweep',
           f'--wrap={newline}; eval "$({line})"',
       ],
@@ -171,8 +184,8 @@ def main(argv: Sequence[str]) -> None:
     failed, stopped = train_all(left, _PARALLEL.value)
     if failed:
       wrong.append(
-          f'{len(failed)} of {len(runs)} runs failed; see train.log in '
-          + ', '.join(str(run.workdir) for run in failed)
+          f'{len(failed)} of {len(runs)} runs failed; see '
+          + ', '.join(str(train_log(run)) for run in failed)
       )
     if stopped:
       wrong.append('Stopped; the same command goes on from here')

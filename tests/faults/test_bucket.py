@@ -14,7 +14,7 @@ import pytest
 
 from flax_enn.inference import Predictor
 from flax_enn.workdir_lock import WorkdirInUseError, WorkdirLock
-from tests import fake_bucket, processes
+from tests import fake_bucket, processes, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,17 @@ fake_bucket.register()
 from flax_enn import metric_writers
 write = metric_writers._curves
 metric_writers._curves = lambda *_: write(epath.Path({folder!r}), False)
+'''
+TRAIN = 'import runpy; runpy.run_path({train!r}, run_name="__main__")'
+SWEEP = '''
+from pathlib import Path
+import sys
+from absl import app
+sys.path.insert(0, {launch!r})
+import sweep
+
+sweep.TRAIN = Path({script!r})
+app.run(sweep.main)
 '''
 CODE_IF_PREEMPTED = 75
 
@@ -215,3 +226,22 @@ def test_a_live_and_a_silent_owner_elsewhere(bucket, monkeypatch):
       while True:
         lock.check()
   assert bucket.below('far') == {'far/lock.json': content}  # not ours
+
+
+def test_a_sweep(bucket, tmp_path):
+  config, script = tmp_path / 'config.py', tmp_path / 'train.py'
+  config.write_text(f"{CONFIG}\ndef sweep():\n  return [{{'seed': 1}}]\n")
+  patch = PATCH.format(folder=str(tmp_path / 'curves'))
+  script.write_text(patch + TRAIN.format(train=str(tiny.ROOT / 'train.py')))
+  sweep = SWEEP.format(launch=str(tiny.ROOT / 'launch'), script=str(script))
+  with tiny.python(
+      '-c', patch + sweep, f'--config={config}',
+      '--workdir=gs://bucket/runs/sweep', cwd=tmp_path,
+  ) as process:  # fmt: skip
+    said, _ = process.communicate()
+  log = tmp_path / 'sweep' / 'seed=1' / 'train.log'
+  assert process.returncode == 0, f'{said}\n{log.read_text()}'
+  found = bucket.below('runs/sweep')
+  for name in ('sweep.csv', 'sweep.png', 'seed=1/results.json'):
+    assert f'runs/sweep/{name}' in found
+  assert 'See results.json' in log.read_text()
