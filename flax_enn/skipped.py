@@ -26,8 +26,9 @@ class Skipped(collections.UserDict[int, str]):
     """
     super().__init__()
     self._path = folder / f'{jax.process_index()}.json'
-    files = sorted(folder.glob('*.json')) if folder.exists() else ()
-    for path in files:
+    # Not by a pattern, which in a bucket the name of the run would be part of.
+    files = folder.iterdir() if folder.exists() else ()
+    for path in sorted(path for path in files if path.suffix == '.json'):
       self.data |= {int(k): why for k, why in read_json(path).items()}
 
   def __setitem__(self, key: int, item: str) -> None:

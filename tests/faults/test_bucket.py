@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 
+from etils import epath
 import numpy as np
 import pytest
 
 from flax_enn.inference import Predictor
+from flax_enn.skipped import Skipped
 from flax_enn.workdir_lock import WorkdirInUseError, WorkdirLock
 from tests import fake_bucket, processes, tiny
 
@@ -245,3 +247,9 @@ def test_a_sweep(bucket, tmp_path):
   for name in ('sweep.csv', 'sweep.png', 'seed=1/results.json'):
     assert f'runs/sweep/{name}' in found
   assert 'See results.json' in log.read_text()
+
+
+def test_a_count_survives_where_the_name_of_the_run_is_a_pattern(bucket):
+  folder = epath.Path('gs://bucket/hiddens=[5]/skipped/train')
+  Skipped(folder)[3] = 'truncated'
+  assert Skipped(folder) == {3: 'truncated'}
