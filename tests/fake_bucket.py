@@ -1,9 +1,9 @@
 """A bucket in this process, and the way to it for others.
 
-It knows the part of Cloud Storage's JSON API that a run uses: TensorStore by
-its own driver, all else through epath and a file system of fsspec. As there, a
-name is the whole path of an object, there are no folders, each write gives an
-object a new generation, to which requests may be bound, and lists have pages.
+It knows the part of Cloud Storage's JSON API that TensorStore uses, for Orbax
+and for epath, whose file system is here. As there, a name is the whole path of
+an object, there are no folders, each write gives an object a new generation, to
+which requests may be bound, and lists have pages.
 """
 
 import bisect
@@ -12,29 +12,19 @@ from http import server
 import io
 import itertools
 import json
-import os
 import re
 import sys
 import threading
 import types
-from typing import NamedTuple
-from urllib import error, parse, request
+from urllib import parse
 
 import fsspec
+import tensorstore
 
 NAME = 'bucket'
-_URL = 'FLAX_ENN_TEST_BUCKET'  # variable that says where the bucket is
 _PAGE = 5  # entries, of the 1000 there, so that most lists have many
-_OBJECTS = f'/storage/v1/b/{NAME}/o'
-_PATH = re.compile(
-    f'(?:/upload)?{_OBJECTS}(?:/([^/]+))?(?:/rewriteTo/b/{NAME}/o/([^/]+))?'
-)
+_PATH = re.compile(f'(?:/upload)?/storage/v1/b/{NAME}/o(?:/([^/]+))?')
 Query = Mapping[str, str]
-
-
-class _Object(NamedTuple):
-  content: bytes
-  generation: int
 
 
 class Refused(Exception):
@@ -45,22 +35,20 @@ class Bucket:
   """Objects by name, served as long as this is used as a context manager.
 
   Attributes:
-    objects: what is there.
     environment: what leads a process that calls `register` here.
     before_write: called with each name before it is written; it may wait, or
       raise `Refused`.
   """
 
   def __init__(self):
-    self.objects: dict[str, _Object] = {}
     self.before_write = lambda name: None
+    self._objects: dict[str, tuple[bytes, int]] = {}  # with its generation
     self._lock = threading.RLock()
     self._generations = itertools.count(1)
     handler = type('Handler', (_Handler,), {'bucket': self})
     self._server = server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     url = f'http://127.0.0.1:{self._server.server_port}'
     self.environment = {
-        _URL: url,
         'TENSORSTORE_GCS_HTTP_URL': url,
         'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'any',
         'EPATH_USE_TF': 'false',  # whose file system only knows Google's
@@ -77,64 +65,54 @@ class Bucket:
   def below(self, folder: str) -> dict[str, bytes]:
     """Name -> content of what is in a folder."""
     with self._lock:
-      return {
-          name: found.content
-          for name, found in self.objects.items()
-          if name.startswith(f'{folder}/')
-      }
+      found = self._objects.items()
+      return {k: v for k, (v, _) in found if k.startswith(f'{folder}/')}
 
-  def read(self, name: str, query: Query) -> _Object:
+  def read(self, name: str, query: Query) -> tuple[bytes, int]:
     with self._lock:
       self._check(name, query)
-      if name not in self.objects:
+      if name not in self._objects:
         raise Refused(404)
-      return self.objects[name]
+      return self._objects[name]
 
   def write(self, name: str, content: bytes, query: Query) -> dict:
     self.before_write(name)
     with self._lock:
       self._check(name, query)
-      self.objects[name] = _Object(content, next(self._generations))
+      self._objects[name] = content, next(self._generations)
       return self._describe(name)
 
   def remove(self, name: str, query: Query) -> None:
     with self._lock:
       self.read(name, query)
-      del self.objects[name]
+      del self._objects[name]
 
   def list(self, query: Query) -> dict:
-    """A page of names and, with a delimiter, of their beginnings up to it."""
-    prefix, delimiter = query.get('prefix', ''), query.get('delimiter')
+    """A page of what is in order between two names."""
     first, last = query.get('startOffset', ''), query.get('endOffset')
-    found = set()
     with self._lock:
-      for name in self.objects:
-        if name.startswith(prefix) and first <= name < (last or '\U0010ffff'):
-          end = name.find(delimiter, len(prefix)) if delimiter else -1
-          found.add(name if end < 0 else name[: end + 1])
-      found = sorted(found)
+      found = sorted(
+          name
+          for name in self._objects
+          if first <= name and (not last or name < last)
+      )
       begin = bisect.bisect(found, query.get('pageToken', ''))
       page = found[begin : begin + _PAGE]
-      names = [name for name in page if name in self.objects]
-      answer = {
-          'items': [self._describe(name) for name in names],
-          'prefixes': [name for name in page if name not in names],
-      }
-      if begin + _PAGE < len(found):
+      answer = {'items': list(map(self._describe, page))}
+      if page[-1:] != found[-1:]:
         answer['nextPageToken'] = page[-1]
       return answer
 
   def _check(self, name: str, query: Query) -> None:
     """Raises where a condition does not hold; 0 stands for no object."""
-    found = self.objects.get(name)
-    generation = str(found.generation if found else 0)
+    generation = str(self._objects.get(name, (b'', 0))[1])
     if query.get('ifGenerationMatch', generation) != generation:
       raise Refused(412)
     if query.get('ifGenerationNotMatch') == generation:
       raise Refused(304)
 
   def _describe(self, name: str) -> dict:
-    content, generation = self.objects[name]
+    content, generation = self._objects[name]
     size = str(len(content))
     return {'name': name, 'size': size, 'generation': str(generation)}
 
@@ -142,156 +120,132 @@ class Bucket:
 class _Handler(server.BaseHTTPRequestHandler):
   bucket: Bucket
   protocol_version = 'HTTP/1.1'
+  wbufsize = -1  # an answer is one packet: a second waits for 40 ms
 
   def log_message(self, *unused):
     pass
 
   def do_GET(self):
     body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
-    headers = {}
     try:
       status, content, headers = self._answer(body)
     except Refused as e:
-      status, content = e.args[0], b''
-    if isinstance(content, dict):
+      status, content, headers = e.args[0], b'', {}
+    if not isinstance(content, bytes):
       content = json.dumps(content).encode()
     self.send_response(status)
-    for name, value in headers.items():
+    for name, value in {**headers, 'Content-Length': len(content)}.items():
       self.send_header(name, value)
-    self.send_header('Content-Length', str(len(content)))
     self.end_headers()
     self.wfile.write(content)
 
   do_POST = do_DELETE = do_GET
 
-  def _answer(self, body: bytes) -> tuple[int, bytes | dict, Query]:
+  def _answer(self, body: bytes) -> tuple[int, bytes | dict, dict]:
     """Status, content and headers."""
     url = parse.urlsplit(self.path)
     query = dict(parse.parse_qsl(url.query))
     if not (match := _PATH.fullmatch(url.path)):
       raise Refused(404)
-    name, copy = (part and parse.unquote(part) for part in match.groups())
-    bucket = self.bucket
+    name = match[1] and parse.unquote(match[1])
     if self.command == 'DELETE':
-      bucket.remove(name, query)
+      self.bucket.remove(name, query)
       return 204, b'', {}
-    if copy:
-      written = bucket.write(copy, bucket.read(name, {}).content, query)
-      return 200, {'done': True, 'resource': written}, {}
     if self.command == 'POST':
-      return 200, bucket.write(query['name'], body, query), {}
+      return 200, self.bucket.write(query['name'], body, query), {}
     if name is None:
-      return 200, bucket.list(query), {}
-    content, generation = bucket.read(name, query)
-    headers = {'x-goog-generation': str(generation)}
+      return 200, self.bucket.list(query), {}
+    content, generation = self.bucket.read(name, query)
+    about = {'x-goog-generation': generation}
     asked = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range') or '')
     if not asked:
-      return 200, content, headers
+      return 200, content, about
     size, (first, last) = len(content), asked.groups()
     begin = int(first) if first else max(0, size - int(last))
     end = min(int(last) + 1, size) if first and last else size
     if begin >= size:
       raise Refused(416)
-    headers['Content-Range'] = f'bytes {begin}-{end - 1}/{size}'
-    return 206, content[begin:end], headers
+    about['Content-Range'] = f'bytes {begin}-{end - 1}/{size}'
+    return 206, content[begin:end], about
 
 
 class _FileSystem(fsspec.AbstractFileSystem):
-  """Does for epath what gcsfs does, which has many dependencies."""
+  """Does for epath, by TensorStore, what gcsfs does with many dependencies."""
 
   protocol = ('gs', 'gcs')
 
+  def __init__(self, **unused):
+    super().__init__()
+    spec = {'driver': 'gcs', 'bucket': NAME}
+    self._store = tensorstore.KvStore.open(spec).result()
+
+  def _below(self, path):
+    """The names in a folder."""
+    start = f'{_name(path)}/'.removeprefix('/')
+    keys = tensorstore.KvStore.KeyRange(start, f'{start}\U0010ffff')
+    return [key.decode() for key in self._store.list(keys).result()]
+
   def ls(self, path, detail=True, **unused):
-    found = self._list(f'{self._strip_protocol(path)}/') or [self.info(path)]
-    return found if detail else [entry['name'] for entry in found]
+    depth = len(f'{_name(path)}/'.removeprefix('/').split('/'))
+    found = {'/'.join(name.split('/')[:depth]) for name in self._below(path)}
+    paths = [f'{NAME}/{name}' for name in sorted(found)] or [path]
+    entries = [self.info(path) for path in paths]
+    return entries if detail else [entry['name'] for entry in entries]
 
   def info(self, path, **unused):
-    path = self._strip_protocol(path)
-    for entry in [_entry('', 'directory'), *self._list(path)]:
-      if entry['name'] == path:
-        return entry
-    raise FileNotFoundError(path)
-
-  def _list(self, path):
-    """The files whose paths begin so, and the folders."""
-    found, page = [], {'pageToken': ''}
-    while page:
-      asked = {'prefix': _name(path), 'delimiter': '/', **page}
-      answer = json.loads(_ask('GET', **asked))
-      for item in answer['items']:
-        found.append(_entry(item['name'], 'file', int(item['size'])))
-      for prefix in answer['prefixes']:
-        found.append(_entry(prefix, 'directory'))
-      token = answer.get('nextPageToken')
-      page = token and {'pageToken': token}
-    return found
+    found = self._store.read(_name(path)).result()
+    kind = 'file' if found.state == 'value' else 'directory'
+    if kind == 'directory' and not self._below(path):
+      raise FileNotFoundError(path)
+    return {
+        'name': self._strip_protocol(path),
+        'type': kind,
+        'size': len(found.value),
+    }
 
   def mkdir(self, path, create_parents=True, **unused):
     pass  # there are no folders
 
   makedirs = mkdir
 
-  def cp_file(self, path1, path2, **unused):
-    _ask('POST', f'/{_quoted(path1)}/rewriteTo/b/{NAME}/o/{_quoted(path2)}')
-
   def rm_file(self, path):
-    _ask('DELETE', f'/{_quoted(path)}')
+    self.info(path)
+    self._store.write(_name(path), None).result()
 
   def rm(self, path, recursive=False, maxdepth=None):
-    path = self._strip_protocol(path)
     for found in self.find(path) if recursive else [path]:
       self.rm_file(found)
 
   def mv(self, path1, path2, recursive=False, maxdepth=None, **unused):
-    path1, path2 = map(self._strip_protocol, (path1, path2))
     for found in self.find(path1):
-      self.cp_file(found, path2 + found.removeprefix(path1))
+      below = found.removeprefix(self._strip_protocol(path1))
+      self.pipe_file(path2 + below, self.cat_file(found))
       self.rm_file(found)
 
   def _open(self, path, mode='rb', **unused):
     if mode == 'wb':
-      return _Upload(path)
+      return _Upload(self._store, path)
     assert mode == 'rb', 'nothing can be appended to an object'
-    return io.BytesIO(_ask('GET', f'/{_quoted(path)}', alt='media'))
+    if self.info(path)['type'] != 'file':
+      raise FileNotFoundError(path)
+    return io.BytesIO(self._store.read(_name(path)).result().value)
 
 
 class _Upload(io.BytesIO):
   """A file that is in the bucket once it is closed."""
 
-  def __init__(self, path: str):
+  def __init__(self, store, path):
     super().__init__()
-    self._path = path
+    self._store, self._path = store, path
 
   def close(self):
     if not self.closed:
-      _ask('POST', body=self.getvalue(), name=_name(self._path))
+      self._store.write(_name(self._path), self.getvalue()).result()
     super().close()
 
 
-def _entry(name: str, kind: str, size: int = 0) -> dict:
-  path = f'{NAME}/{name}'.rstrip('/')
-  return {'name': path, 'type': kind, 'size': size}
-
-
-def _name(path: str) -> str:
-  return path.removeprefix(f'{NAME}/')
-
-
-def _quoted(path: str) -> str:
-  return parse.quote(_name(path), safe='')
-
-
-def _ask(method, path='', body=None, **query) -> bytes:
-  """What the bucket answers; raises an OSError where it refuses."""
-  kind = '' if body is None else '/upload'
-  url = f'{os.environ[_URL]}{kind}{_OBJECTS}{path}?{parse.urlencode(query)}'
-  try:
-    with request.urlopen(request.Request(url, body, method=method)) as answer:
-      return answer.read()
-  except error.HTTPError as e:
-    if e.code == 404:
-      raise FileNotFoundError(path) from e
-    raise
+def _name(path):
+  return _FileSystem._strip_protocol(path).removeprefix(NAME).lstrip('/')
 
 
 class _Client:

@@ -157,13 +157,13 @@ def test_a_kill_in_the_middle_of_a_save(bucket, start, folder):
     assert run.codes() == [-signal.SIGKILL], run.log()
   torn = bucket.below('killed/checkpoints/4')
   assert torn and marker not in torn
-  assert 'killed/lock.json' in bucket.objects
+  assert 'killed/lock.json' in bucket.below('killed')
   bucket.before_write = lambda name: None
   said = run_to_the_end(start, 'gs://bucket/killed')
   assert f'process {run.processes[0].pid} on ' in said and 'is gone' in said
   assert 'Going on from step 2 of gs://bucket/killed' in said, said
   assert results(bucket, 'killed') == (folder / 'results.json').read_bytes()
-  assert 'killed/lock.json' not in bucket.objects
+  assert 'killed/lock.json' not in bucket.below('killed')
 
 
 def test_a_request_to_stop(bucket, start, folder):
@@ -175,7 +175,7 @@ def test_a_request_to_stop(bucket, start, folder):
   bucket.before_write = ask
   with start('gs://bucket/stopped') as run:
     assert run.codes() == [CODE_IF_PREEMPTED], run.log()
-  assert 'stopped/lock.json' not in bucket.objects
+  assert 'stopped/lock.json' not in bucket.below('stopped')
   assert 'Going on from step' in run_to_the_end(start, 'gs://bucket/stopped')
   assert results(bucket, 'stopped') == (folder / 'results.json').read_bytes()
 
