@@ -52,7 +52,8 @@ class WorkdirLock:
     Raises:
       WorkdirInUseError: another run holds it, on every process.
       ValueError: the folder cannot be written.
-      OSError: nor can any other on a disk that is full.
+      OSError: nor can any other on a disk that is full; or a bucket cannot be
+        reached.
     """
     self._path = epath.Path(workdir) / NAME
     self._wait = wait
@@ -114,8 +115,9 @@ class WorkdirLock:
   def _acquire(self) -> None:
     self._content = {**_this_process(), 'token': uuid.uuid4().hex, 'beat': 0}
     try:
-      self._made = not self._path.parent.exists()
-      self._path.parent.mkdir(parents=True, exist_ok=True)
+      if '://' not in str(self._path):  # a bucket has no folders
+        self._made = not self._path.parent.exists()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
       self._file = lock_file.open_file(self._path, self._content['token'])
       while not self._file.create(self._content):
         self._remove_dead(self._read())
@@ -127,6 +129,10 @@ class WorkdirLock:
           f'workdir is {self._path.parent}, which cannot be written'
           f' ({type(e).__name__}: {e});'
       )
+      if e.__cause__ and run_folder.may_pass(e.__cause__):
+        raise OSError(
+            f'{self._path.parent} cannot be reached ({e}); nothing was changed'
+        ) from e
       if e.errno in run_folder.FULL:
         raise OSError(f'{what} make room, or choose another --workdir') from e
       raise ValueError(f'{what} choose another --workdir') from e

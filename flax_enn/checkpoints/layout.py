@@ -17,7 +17,6 @@ import contextlib
 import importlib
 import json
 import os
-import re
 from typing import Any, TypeVar
 
 from absl import logging
@@ -43,15 +42,6 @@ class MisfitError(ValueError):
   """A checkpoint that is not of this network and optimizer."""
 
 
-# What TensorStore calls faults that may pass, within a ValueError; it says
-# DATA_LOSS, OUT_OF_RANGE, NOT_FOUND … of what is damaged. UNKNOWN is how it
-# knows an input/output error.
-_PASSING = re.compile(
-    r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED'
-    r'|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|UNKNOWN|INTERNAL)\b:'
-)
-
-
 @contextlib.contextmanager
 def sort_errors(path: epath.Path) -> Generator[None]:
   """Says of whatever a reader raises which of two kinds it is.
@@ -71,15 +61,9 @@ def sort_errors(path: epath.Path) -> Generator[None]:
   except Exception as error:
     reason = str(error).strip().partition('\n')[0][:200]
     what = f'cannot read {path} ({type(error).__name__}: {reason})'
-    if any(map(_may_pass, _chain(error))):
+    if any(map(run_folder.may_pass, _chain(error))):
       raise StorageError(what) from error
     raise DamagedCheckpointError(what) from error
-
-
-def _may_pass(error: BaseException) -> bool:
-  if isinstance(error, OSError):
-    return run_folder.may_pass(error)
-  return run_folder.may_pass(error) or bool(_PASSING.search(str(error)))
 
 
 def _chain(error: BaseException | None) -> Generator[BaseException]:

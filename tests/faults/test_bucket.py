@@ -13,6 +13,7 @@ from etils import epath
 import numpy as np
 import pytest
 
+from flax_enn import lock_file
 from flax_enn.inference import Predictor
 from flax_enn.skipped import Skipped
 from flax_enn.workdir_lock import WorkdirInUseError, WorkdirLock
@@ -228,6 +229,22 @@ def test_a_live_and_a_silent_owner_elsewhere(bucket, monkeypatch):
       while True:
         lock.check()
   assert bucket.below('far') == {'far/lock.json': content}  # not ours
+
+
+def test_a_bucket_that_cannot_be_reached_may_be_tried_again(
+    bucket, monkeypatch
+):
+  monkeypatch.setitem(lock_file._RETRIES, 'initial_delay', '10ms')
+
+  def refuse(name):
+    raise fake_bucket.Refused(503)
+
+  bucket.before_write = refuse
+  with pytest.raises(OSError, match='gs://bucket/down cannot be reached'):
+    WorkdirLock('gs://bucket/down')
+  bucket.before_write = lambda name: None
+  with WorkdirLock('gs://bucket/down'):
+    pass
 
 
 def test_a_sweep(bucket, tmp_path):
