@@ -91,11 +91,8 @@ class Bucket:
     """A page of what is in order between two names."""
     first, last = query.get('startOffset', ''), query.get('endOffset')
     with self._lock:
-      found = sorted(
-          name
-          for name in self._objects
-          if first <= name and (not last or name < last)
-      )
+      names = [name for name in self._objects if name >= first]
+      found = sorted(name for name in names if not last or name < last)
       begin = bisect.bisect(found, query.get('pageToken', ''))
       page = found[begin : begin + _PAGE]
       answer = {'items': list(map(self._describe, page))}
@@ -197,11 +194,8 @@ class _FileSystem(fsspec.AbstractFileSystem):
     kind = 'file' if found.state == 'value' else 'directory'
     if kind == 'directory' and not self._below(path):
       raise FileNotFoundError(path)
-    return {
-        'name': self._strip_protocol(path),
-        'type': kind,
-        'size': len(found.value),
-    }
+    name = self._strip_protocol(path)
+    return {'name': name, 'type': kind, 'size': len(found.value)}
 
   def mkdir(self, path, create_parents=True, **unused):
     pass  # there are no folders
@@ -226,9 +220,10 @@ class _FileSystem(fsspec.AbstractFileSystem):
     if mode == 'wb':
       return _Upload(self._store, path)
     assert mode == 'rb', 'nothing can be appended to an object'
-    if self.info(path)['type'] != 'file':
+    found = self._store.read(_name(path)).result()
+    if found.state == 'missing':
       raise FileNotFoundError(path)
-    return io.BytesIO(self._store.read(_name(path)).result().value)
+    return io.BytesIO(found.value)
 
 
 class _Upload(io.BytesIO):
