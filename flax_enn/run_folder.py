@@ -172,41 +172,27 @@ def read_bytes(path: epath.Path) -> bytes:
   Raises:
     OSError: the file is not there, or cannot be read for longer.
   """
-  waits = iter(BACK_OFF)
-  while True:
-    try:
-      return path.read_bytes()
-    except Exception as e:
-      if not may_pass(e):
-        raise
-      if (seconds := next(waits, None)) is None:
-        if isinstance(e, OSError):
-          raise
-        raise OSError(f'{path} cannot be read: {e}') from e
-      logging.warning(
-          'cannot read %s (%s); trying again in %d s', path, e, seconds
-      )
-      time.sleep(seconds)
+  try:
+    return read_again(path.read_bytes, may_pass)
+  except Exception as e:
+    if isinstance(e, OSError) or not may_pass(e):
+      raise
+    raise OSError(f'{path} cannot be read: {e}') from e
 
 
-def read_again(
-    read: Callable[[], T],
-    passing: type[OSError],
-    lasting: tuple[type[OSError], ...] = (),
-) -> T:
+def read_again(read: Callable[[], T], passes: Callable[[Exception], bool]) -> T:
   """What `read` returns, which is tried again for a while (see BACK_OFF).
 
   Args:
     read: gives what storage holds.
-    passing: the errors after which another try may help,
-    lasting: and those among them after which none does.
+    passes: whether another try may help after an error.
   """
   for seconds in BACK_OFF:
     try:
       return read()
-    except lasting:
-      raise
-    except passing as e:
+    except Exception as e:
+      if not passes(e):
+        raise
       logging.warning('%s; trying again in %d s', e, seconds)
       time.sleep(seconds)
   return read()

@@ -84,7 +84,7 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
     with sort_errors(path):
       return reader()
 
-  return run_folder.read_again(attempt, StorageError)
+  return run_folder.read_again(attempt, lambda e: isinstance(e, StorageError))
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
