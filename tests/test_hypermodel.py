@@ -57,16 +57,26 @@ def test_generated_weights_are_those_made_by_hand(base, scale_kernels):
   np.testing.assert_allclose(out.train, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_generated_weights_start_with_a_variance_of_order_one():
-  """As in enn: `fan_avg` of each generating layer, at z ~ N(0, I)."""
+def test_unscaled_weights_start_as_in_enn():
+  """`fan_avg` of each generating layer, at z ~ N(0, I)."""
   base, dim = MLP((200,), 100), 30
-  network = Hypermodel(base, index_dim=dim)
+  network = Hypermodel(base, index_dim=dim, scale_kernels=False)
   params = start(network)['params']
   size = 200 * 100
   directions = params['directions']['layer_1']['kernel']
   mean = params['mean']['layer_1']['kernel']
   assert directions.std() == pytest.approx((2 / (dim + size)) ** 0.5, rel=0.02)
   assert mean.std() == pytest.approx(size**-0.5, rel=0.02)
+
+
+def test_scaled_weights_start_with_a_variance_of_order_one():
+  """Unlike in enn, which draws them small and divides them as well."""
+  network = Hypermodel(MLP((200, 200), 200), index_dim=30)
+  z = network.indexer.sample(KEY, 2)[1]
+  generated = network.apply(start(network), X, z).extra['generated']
+  for layer in generated.values():
+    assert layer['kernel'].std() == pytest.approx(1, rel=0.2)
+    assert 0 < abs(layer['bias']).max() < 0.5
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ from flax_enn.networks.layers import (
     run_base,
 )
 
-# Truncated, and rescaled to the variance that they name, as in enn.
+# Where kernels are scaled: standard deviation of what the index adds at first,
+# to a mean whose kernels are of order 1.
+_SPREAD = 0.1
+# Where not. Truncated, and rescaled to the variance that they name, as in enn.
 _directions_init = nn.initializers.variance_scaling(
     1.0, 'fan_avg', 'truncated_normal'
 )
@@ -53,7 +56,10 @@ class Hypermodel(nn.Module):
     index_scale: where given, z ~ N(0, index_scale^2 / D I) instead.
     hiddens: widths of the torso.
     scale_kernels: whether kernels are divided by the root of their fan in, so
-      that what is generated has a variance of order 1 in every entry.
+      that what is generated has a variance of order 1 in every entry, and at
+      the mean the base starts as it does by itself. Else it starts as in enn,
+      with a variance near one over the number of entries of each leaf; if that
+      were divided too, next to no signal would reach the last layer.
     temperature: divides the output.
   """
 
@@ -86,9 +92,12 @@ class Hypermodel(nn.Module):
       dense = nn.Dense(size, kernel_init=fan_in_init, name=f'torso_{i}')
       torso = dense(torso)
     shapes = parameter_shapes(self.base, x)
-    mean = self.param('mean', _init_mean, shapes)
+    init_mean, init_directions = _init_mean, _init_directions
+    if self.scale_kernels:
+      init_mean, init_directions = self._init_scaled_mean(x), _init_spread
+    mean = self.param('mean', init_mean, shapes)
     directions = self.param(
-        'directions', _init_directions, shapes, torso.shape[0]
+        'directions', init_directions, shapes, torso.shape[0]
     )
     generated = jax.tree.map(
         lambda m, d: m + jnp.tensordot(torso, d, 1), mean, directions
@@ -99,6 +108,16 @@ class Hypermodel(nn.Module):
     out = run_on(self, parameters, x, train=train) / self.temperature
     extra = {'generated': generated, 'parameters': parameters}
     return Output(out, extra=extra)
+
+  def _init_scaled_mean(self, x: Any) -> Any:
+    net = self.base.clone(parent=None, name=None)
+
+    def init(key: jax.Array, shapes: Any) -> Any:
+      del shapes
+      params = nn.unbox(net.init(key, x))['params']
+      return jax.tree.map(lambda p: p * _root_of_fan_in(p), params)
+
+    return init
 
 
 def parameter_shapes(base: nn.Module, x: Any) -> Any:
@@ -156,6 +175,16 @@ def _init_directions(key: jax.Array, shapes: Any, dim: int) -> Any:
   return _init_leaves(key, shapes, init)
 
 
+def _init_spread(key: jax.Array, shapes: Any, dim: int) -> Any:
+  """The same where kernels are scaled, whatever the size of a leaf."""
+
+  def init(key: jax.Array, leaf: Any) -> jax.Array:
+    spread = _SPREAD / math.sqrt(dim)
+    return spread * jax.random.normal(key, (dim, *leaf.shape))
+
+  return _init_leaves(key, shapes, init)
+
+
 def _init_leaves(key: jax.Array, shapes: Any, init: Any) -> Any:
   """Draws each leaf from a key of its own."""
   leaves, treedef = jax.tree.flatten(shapes)
@@ -164,8 +193,12 @@ def _init_leaves(key: jax.Array, shapes: Any, init: Any) -> Any:
 
 
 def _scaled(leaf: jax.Array) -> jax.Array:
-  """A kernel divided by the root of its fan in; a bias as it is."""
-  return leaf / math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else leaf
+  return leaf / _root_of_fan_in(leaf)
+
+
+def _root_of_fan_in(leaf: jax.Array) -> float:
+  """Of a kernel; 1 for a bias, which is not scaled."""
+  return math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 1.0
 
 
 def example() -> Example:
