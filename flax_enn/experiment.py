@@ -122,7 +122,7 @@ class Experiment:
     self._loss = jax.jit(self._loss_at)
     model = Model(network, self.likelihood, self._data.input_spec)
     self._scorers = {
-        name: (data, _scorer(model, data, self._loader))
+        name: (data, self._scorer(model, data))
         for name, found in (eval_datasets or {}).items()
         for data in [data_set_of(found, f'eval_datasets[{name!r}]')]
     }
@@ -193,6 +193,16 @@ class Experiment:
     index = self.network.indexer.sample(key, 1)[0]
     return self.network.apply(variables, x, index).preds
 
+  def _scorer(self, model: Model, data: Dataset) -> Scorer:
+    # What preprocessing learned, it learned from the training data.
+    alike = type(data) is type(self._data)
+    preprocess = (self._data if alike else data).preprocess
+    return Scorer(
+        model=dataclasses.replace(model, preprocess=preprocess),
+        batch_size=min(len(self._loader.source(data, 'test')), 1000),
+        num_indices=model.network.indexer.size or _EVAL_INDICES,
+    )
+
   def _loss_at(
       self, state: TrainState, batch: Batch, key: jax.Array
   ) -> jax.Array:
@@ -237,11 +247,3 @@ def _named(objectives: Any) -> dict[str, Objective]:
   if not isinstance(objectives, Objective):
     objectives = Objective(objectives)
   return {'data': objectives}
-
-
-def _scorer(model: Model, data: Dataset, loader: Loader) -> Scorer:
-  size = model.network.indexer.size
-  n = len(loader.source(data, 'test'))
-  return Scorer(
-      model=model, batch_size=min(n, 1000), num_indices=size or _EVAL_INDICES
-  )

@@ -23,6 +23,9 @@ from flax_enn import (
     Xent,
 )
 from flax_enn.core import Batch
+from flax_enn.data.base import ArraySource
+from flax_enn.data.in_memory import GivenArrays
+from flax_enn.data.preprocess import Pixels
 from flax_enn.data.regression import Regression
 from flax_enn.experiment import Experiment
 from flax_enn.loggers import TerminalLogger
@@ -174,6 +177,31 @@ def test_refuses_a_backbone_steps_and_names():
     experiment.train(-3)
   with pytest.raises(ValueError, match=r"no 'no' in eval_datasets"):
     experiment.evaluate('no')
+
+
+class Bytes(GivenArrays):
+  """Inputs that are stored as bytes."""
+
+  @property
+  def input_spec(self):
+    return jax.ShapeDtypeStruct((2, 2, 1), np.float32)
+
+  @property
+  def preprocess(self):
+    return Pixels((2, 2, 1))
+
+
+def test_data_are_preprocessed_in_training_and_in_evaluation():
+  x = np.random.default_rng(0).integers(256, size=(8, 2, 2, 1), dtype=np.uint8)
+  y = (x[:, 0, 0, 0] > 127).astype(np.int32)
+  network = Deterministic(MLP((4,), 2))
+  found = [
+      Experiment(
+          network, Xent(), optax.sgd(0.1), data, eval_datasets={'test': data}
+      ).evaluate('test')['nll']
+      for data in (Bytes(ArraySource(x, y)), (x.astype(np.float32) / 255, y))
+  ]
+  assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_inputs_may_be_a_tree_of_any_dtypes():
