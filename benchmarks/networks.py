@@ -5,10 +5,10 @@
 A row for each: `nll` is the marginal log-loss on the test split; `of_plain`
 that over the one of the same base without an index, trained alike; `saved` how
 much the joint log-loss of tau = 10 labels is below tau times the marginal one,
-in nats: 0 without an index. Means over the seeds, and standard errors.
+in nats: 0 without an index. Means over the seeds, and standard errors. Which
+networks: `benchmarks/network_cases.py`.
 """
 
-from collections.abc import Mapping
 import math
 from typing import Any
 
@@ -17,123 +17,87 @@ import numpy as np
 import optax
 
 from benchmarks import timing
-from flax_enn import (
-    MLP,
-    Deterministic,
-    Ensemble,
-    EnsemblePrior,
-    Epinet,
-    Frozen,
-    Nll,
-    Objective,
-    ScaledPrior,
-    WithPrior,
-)
-from flax_enn.data.regression import Regression
-from flax_enn.data.two_moons import TwoMoons
+from benchmarks.network_cases import CASES, Case
+from flax_enn import Nll, Objective
+from flax_enn.data.base import Dataset
 from flax_enn.experiment import Experiment
 from flax_enn.loggers import SilentLogger
-from flax_enn.losses import DiagonalKL
-from flax_enn.networks.backbones.spectral_norm import SpectralNorm
-from flax_enn.networks.batch_ensemble import BatchEnsemble
-from flax_enn.networks.bayes_by_backprop import BayesByBackprop
-from flax_enn.networks.combined import Combined
-from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
-from flax_enn.networks.hypermodel import Hypermodel
-from flax_enn.networks.index_mlp import IndexMLP
-from flax_enn.networks.laplace import Laplace
-from flax_enn.networks.linear_ensemble import LinearEnsemble
-from flax_enn.networks.lora_ensemble import LoraEnsemble
-from flax_enn.networks.mlp_dropout import MLPDropout
-from flax_enn.networks.rescaled import Rescaled
-from flax_enn.networks.sngp import Sngp
-from flax_enn.networks.variational_last_layer import VariationalLastLayer
+from flax_enn.losses import Bootstrap, DiagonalKL, L2Penalty
 
 _DATASET = flags.DEFINE_enum(
-    'dataset', 'two_moons', ['two_moons', 'regression'], 'What is learned.'
+    'dataset', 'two_moons', list(CASES), 'What is learned.'
 )
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Runs of each network.')
-_STEPS = flags.DEFINE_integer('steps', 1000, 'Of training.')
+_STEPS = flags.DEFINE_integer('steps', None, 'Of training; see the data set.')
 _ONLY = flags.DEFINE_list('only', [], 'Names of networks; all by default.')
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', '', 'Of CoLA: cola_train.tsv.gz and cola_dev.tsv.gz.'
+)
 
-HIDDENS, TAU = (50, 50), 10
+TAU = 10
 # Those whose weights have a posterior, which an ELBO keeps near its prior.
 POSTERIORS = ('bayes_by_backprop', 'variational_last_layer')
-DATASETS = {
-    'two_moons': TwoMoons(n_train=200, n_test=1000, noise=0.3),
-    'regression': Regression(),
-}
+# Those that are made for a base that is trained already, and frozen.
+ON_TRAINED = ('laplace', 'lora_ensemble')
 
 
-def networks(classes: int) -> Mapping[str, Any]:
-  """Each network on the same base, by name."""
-  base, last = MLP(HIDDENS, classes), ('hidden_1',)
-  epinet = Epinet(base, ('inputs', *last), index_dim=8, hiddens=(15, 15))
-  return {
-      'batch_ensemble': BatchEnsemble(base, size=8),
-      'bayes_by_backprop': BayesByBackprop(base),
-      'combined': Combined(
-          base=MLP(HIDDENS[:1], classes),
-          feature='hidden_0',
-          head=MLPDropout(HIDDENS[1:], classes),
-      ),
-      'ensemble': Ensemble(base, size=10),
-      'epinet': epinet,
-      'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
-      'hypermodel': Hypermodel(base, index_dim=5),
-      'index_mlp': IndexMLP(HIDDENS, classes, index_dim=11),
-      'laplace': Laplace(
-          Frozen(base), last, noise_std=0.1 if classes == 1 else None
-      ),
-      'linear_ensemble': LinearEnsemble(base, last, index_dim=10),
-      'lora_ensemble': LoraEnsemble(base, size=8),
-      'mlp_dropout': MLPDropout(HIDDENS, classes),
-      'rescaled': Rescaled(epinet),
-      'sngp': Sngp(SpectralNorm(base), last, classes),
-      'variational_last_layer': VariationalLastLayer(base, last, classes),
-      'with_prior': WithPrior(
-          Ensemble(base, size=10),
-          {'member': ScaledPrior(EnsemblePrior(base.clone()), 1.0)},
-      ),
-  }
+class Runs:
+  """Runs on one data set."""
 
+  def __init__(self, case: Case, steps: int, data_dir: str):
+    """Nothing is trained yet."""
+    self._case, self._steps = case, steps
+    self.dataset: Dataset = case.dataset(data_dir)
+    self._n = len(self.dataset.load('train'))
+    self._plain: dict[Any, Experiment] = {}
 
-def trained(network: Any, name: str, seed: int) -> Experiment:
-  """One run."""
-  objectives = {'data': Objective(Nll())}
-  if name in POSTERIORS:
-    # Tempered: as many weights as here outweigh so few examples.
-    objectives['kl'] = Objective(DiagonalKL(), weight=0.03)
-  dataset = DATASETS[_DATASET.value]
-  run = Experiment(
-      network,
-      objectives,
-      optax.adamw(3e-3, weight_decay=1e-3),
-      dataset,
-      seed,
-      SilentLogger(),
-      eval_datasets={'test': dataset},
-      eval_log_every=_STEPS.value + 1,
-  )
-  if name == 'laplace':
-    return fitted(run, seed)
-  run.train(_STEPS.value)
-  return run
+  def plain(self, base: Any, seed: int) -> Experiment:
+    """The base without an index, trained once."""
+    if (base, seed) not in self._plain:
+      run = self._plain[base, seed] = self._experiment(base, '', seed)
+      run.train(self._steps)
+    return self._plain[base, seed]
 
+  def trained(
+      self, base: Any, network: Any, name: str, seed: int
+  ) -> Experiment:
+    """A network on that base."""
+    run, steps = self._experiment(network, name, seed), self._steps
+    if name in ON_TRAINED:
+      params = {'params': self.plain(base, seed).state.params['base']}
+      collections = {**run.state.collections, 'frozen': {'base': params}}
+      run.state = run.state.replace(collections=collections)
+    if name == 'laplace':  # one pass, which changes no parameter
+      steps = self._n // self._case.batch_size
+    run.train(steps)
+    return run
 
-def fitted(run: Experiment, seed: int) -> Experiment:
-  """A run that takes the base of another, and one pass over its data."""
-  plain = trained(Deterministic(run.network.base.net), '', seed)
-  base = {'params': plain.state.params['base']}
-  collections = {**run.state.collections, 'frozen': {'base': base}}
-  run.state = run.state.replace(collections=collections)
-  run.train(len(DATASETS[_DATASET.value].load('train')) // 100)
-  return run
+  def _experiment(self, network: Any, name: str, seed: int) -> Experiment:
+    return Experiment(
+        network,
+        self._objectives(name),
+        optax.adamw(self._case.learning_rate, weight_decay=1e-3),
+        self.dataset,
+        seed,
+        SilentLogger(),
+        eval_datasets={'test': self.dataset},
+        train_log_every=self._steps + 1,
+        eval_log_every=self._steps + 1,
+        batch_size=self._case.batch_size,
+    )
 
-
-def scores(network: Any, name: str, seed: int) -> dict[str, float]:
-  """The metrics of one run."""
-  return trained(network, name, seed).evaluate('test')
+  def _objectives(self, name: str) -> dict[str, Objective]:
+    if name == 'lora_ensemble':
+      # A standard normal prior on the factors, which would else fit the noise
+      # that the base has left, and examples of its own for every member.
+      prior = L2Penalty({'^lora_': 0.5 / self._n})
+      data = Objective(Nll(), noise=(Bootstrap(),))
+      return {'data': data, 'prior': Objective(prior)}
+    objectives = {'data': Objective(Nll())}
+    if name in POSTERIORS:
+      # Tempered: as many weights as here outweigh so few examples.
+      objectives['kl'] = Objective(DiagonalKL(), weight=0.03)
+    return objectives
 
 
 def main(argv: list[str]) -> None:
@@ -141,25 +105,37 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'expected flags only, found {argv[1:]}')
   timing.print_machine()
-  classes = DATASETS[_DATASET.value].likelihood.outputs
-  all_of_them = networks(classes)
-  if unknown := set(_ONLY.value) - set(all_of_them):
-    raise app.UsageError(f'--only has {unknown}; known: {set(all_of_them)}')
+  case, only = CASES[_DATASET.value], set(_ONLY.value)
+  runs = Runs(case, _STEPS.value or case.steps, _DATA_DIR.value)
+  groups = case.groups(runs.dataset.likelihood.outputs)
+  names = {name for _, networks in groups.values() for name in networks}
+  if unknown := only - names:
+    raise app.UsageError(f'--only has {unknown}; known: {names}')
   seeds = range(_SEEDS.value)
-  base = Deterministic(MLP(HIDDENS, classes))
-  plain = [scores(base, '', seed)['nll'] for seed in seeds]
-  timing.print_row('deterministic', **_mean('nll', plain))
-  for name, network in all_of_them.items():
-    if _ONLY.value and name not in _ONLY.value:
+  for group, (base, networks) in groups.items():
+    networks = {k: v for k, v in networks.items() if not only or k in only}
+    if not networks:
       continue
-    found = [scores(network, name, seed) for seed in seeds]
-    nll = [f['nll'] for f in found]
-    timing.print_row(
-        name,
-        **_mean('nll', nll),
-        of_plain=float(np.mean(nll) / np.mean(plain)),
-        **_mean('saved', [TAU * f['nll'] - f['joint_nll'] for f in found]),
-    )
+    found = [runs.plain(base, seed).evaluate('test') for seed in seeds]
+    plain = [f['nll'] for f in found]
+    _print(f'{group} deterministic', found, plain)
+    for name, network in networks.items():
+      found = [
+          runs.trained(base, network, name, seed).evaluate('test')
+          for seed in seeds
+      ]
+      _print(f'{group} {name}', found, plain)
+
+
+def _print(
+    name: str, found: list[dict[str, float]], plain: list[float]
+) -> None:
+  nll = [f['nll'] for f in found]
+  values = _mean('nll', nll)
+  if min(plain) > 0:  # a log-density has no ratio
+    values['of_plain'] = float(np.mean(nll) / np.mean(plain))
+  saved = [TAU * f['nll'] - f['joint_nll'] for f in found]
+  timing.print_row(name, **values, **_mean('saved', saved))
 
 
 def _mean(name: str, values: list[float]) -> dict[str, float]:

@@ -1,0 +1,162 @@
+"""The data sets of `networks`, and the networks that each can train.
+
+Networks come in groups of one base, whose first is that base without an index.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from flax_enn import (
+    MLP,
+    Deterministic,
+    Ensemble,
+    EnsemblePrior,
+    Epinet,
+    Frozen,
+    ScaledPrior,
+    WithPrior,
+)
+from flax_enn.data.base import Dataset
+from flax_enn.data.cola import Cola
+from flax_enn.data.digits import Digits
+from flax_enn.data.regression import Regression
+from flax_enn.data.two_moons import TwoMoons
+from flax_enn.networks.backbones.bert import Bert
+from flax_enn.networks.backbones.convnet import ConvNet
+from flax_enn.networks.backbones.lenet5 import LeNet5
+from flax_enn.networks.backbones.resnet import ResNet
+from flax_enn.networks.backbones.spectral_norm import SpectralNorm
+from flax_enn.networks.backbones.vgg import VGG
+from flax_enn.networks.batch_ensemble import BatchEnsemble
+from flax_enn.networks.bayes_by_backprop import BayesByBackprop
+from flax_enn.networks.combined import Combined
+from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
+from flax_enn.networks.hypermodel import Hypermodel
+from flax_enn.networks.index_mlp import IndexMLP
+from flax_enn.networks.laplace import Laplace
+from flax_enn.networks.linear_ensemble import LinearEnsemble
+from flax_enn.networks.lora_ensemble import LoraEnsemble
+from flax_enn.networks.mlp_dropout import MLPDropout
+from flax_enn.networks.priors.conv_prior import ConvPrior
+from flax_enn.networks.rescaled import Rescaled
+from flax_enn.networks.sngp import Sngp
+from flax_enn.networks.variational_last_layer import VariationalLastLayer
+
+HIDDENS = (50, 50)
+# The base alone, by its name, and networks on it, by theirs.
+Groups = Mapping[str, tuple[Deterministic, Mapping[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A data set, and how networks are trained on it.
+
+  Attributes:
+    dataset: from the folder of its files.
+    groups: from the number of outputs.
+    steps: of training, by default.
+    batch_size: B.
+    learning_rate: of AdamW.
+  """
+
+  dataset: Callable[[str], Dataset]
+  groups: Callable[[int], Groups]
+  steps: int = 500
+  batch_size: int = 100
+  learning_rate: float = 3e-3
+
+
+def perceptrons(classes: int) -> Groups:
+  """Each network on the same perceptron."""
+  base, last = MLP(HIDDENS, classes), ('hidden_1',)
+  epinet = Epinet(base, ('inputs', *last), index_dim=8, hiddens=(15, 15))
+  ensemble = Ensemble(base, size=10)
+  networks = {
+      'batch_ensemble': BatchEnsemble(base, size=8),
+      'bayes_by_backprop': BayesByBackprop(base),
+      'combined': Combined(
+          base=MLP(HIDDENS[:1], classes),
+          feature='hidden_0',
+          head=MLPDropout(HIDDENS[1:], classes),
+      ),
+      'ensemble': ensemble,
+      'epinet': epinet,
+      'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
+      'hypermodel': Hypermodel(base, index_dim=5),
+      'index_mlp': IndexMLP(HIDDENS, classes, index_dim=11),
+      'laplace': Laplace(
+          Frozen(base), last, noise_std=0.1 if classes == 1 else None
+      ),
+      'linear_ensemble': LinearEnsemble(base, last, index_dim=10),
+      'lora_ensemble': LoraEnsemble(Frozen(base), size=8),
+      'mlp_dropout': MLPDropout(HIDDENS, classes),
+      'rescaled': Rescaled(epinet),
+      'sngp': Sngp(SpectralNorm(base), last, classes),
+      'variational_last_layer': VariationalLastLayer(base, last, classes),
+      'with_prior': WithPrior(
+          ensemble, {'member': ScaledPrior(EnsemblePrior(base.clone()), 1.0)}
+      ),
+  }
+  return {'mlp': (Deterministic(base), networks)}
+
+
+def images(classes: int) -> Groups:
+  """Convolutional bases beside the perceptron."""
+  convnet = ConvNet(channels=(8, 16), hidden=32, classes=classes)
+  lenet5 = LeNet5(classes)
+  vgg = VGG(classes, (16, 32, 32), (1, 2, 2), bn_momentum=0.9)
+  resnet = ResNet(classes, depth=18, blocks=(1, 1, 1), channels=(8, 16, 32))
+  on_pooled = Epinet(resnet, ('pooled',), index_dim=8, hiddens=(15,))
+  prior = ConvPrior(channels=(4, 8), kernels=(3, 3), strides=(2, 2))
+  members = {
+      'ensemble': Ensemble(convnet, size=5),
+      'epinet': Epinet(convnet, ('hidden',), index_dim=8, hiddens=(15,)),
+  }
+  return {
+      **perceptrons(classes),
+      'convnet': (Deterministic(convnet), members),
+      'lenet5': (Deterministic(lenet5), {'ensemble': Ensemble(lenet5, 5)}),
+      'vgg': (Deterministic(vgg), {'ensemble': Ensemble(vgg, 5)}),
+      'resnet': (
+          Deterministic(resnet),
+          {
+              'epinet': on_pooled,
+              'with_prior': WithPrior(on_pooled, {'conv': prior}),
+          },
+      ),
+  }
+
+
+def sentences(classes: int) -> Groups:
+  """Heads on a tiny BERT, trained with it."""
+  base = Bert(
+      classes,
+      vocab_size=4000,
+      positions=32,
+      layers=2,
+      hidden=64,
+      heads=4,
+      intermediate=128,
+  )
+  last = MLP((), classes)
+  networks = {
+      'ensemble': Combined(base, 'pooled', Ensemble(last, size=10)),
+      'dropout': Combined(base, 'pooled', MLPDropout((), classes, rate=0.1)),
+      'epinet': Epinet(base, ('pooled',), index_dim=10, hiddens=(50,)),
+  }
+  return {'bert': (Deterministic(base), networks)}
+
+
+def _cola(folder: str) -> Cola:
+  return Cola(folder, 'cola_train.tsv.gz', 'cola_dev.tsv.gz')
+
+
+CASES = {
+    'two_moons': Case(
+        lambda _: TwoMoons(n_train=200, n_test=1000, noise=0.3), perceptrons
+    ),
+    'regression': Case(lambda _: Regression(), perceptrons),
+    'digits': Case(lambda _: Digits(), images, steps=200),
+    'cola': Case(_cola, sentences, 300, batch_size=32, learning_rate=5e-4),
+}
