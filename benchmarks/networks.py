@@ -30,6 +30,7 @@ _DATASET = flags.DEFINE_enum(
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Runs of each network.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Of training; see the data set.')
 _ONLY = flags.DEFINE_list('only', [], 'Names of networks; all by default.')
+_BASES = flags.DEFINE_list('bases', [], 'Names of bases; all by default.')
 _DATA_DIR = flags.DEFINE_string(
     'data_dir', '', 'Of CoLA: cola_train.tsv.gz and cola_dev.tsv.gz.'
 )
@@ -108,6 +109,10 @@ def main(argv: list[str]) -> None:
   case, only = CASES[_DATASET.value], set(_ONLY.value)
   runs = Runs(case, _STEPS.value or case.steps, _DATA_DIR.value)
   groups = case.groups(runs.dataset.likelihood.outputs)
+  bases = _BASES.value or groups
+  if unknown := set(bases) - set(groups):
+    raise app.UsageError(f'--bases has {unknown}; known: {set(groups)}')
+  groups = {name: groups[name] for name in bases}
   names = {name for _, networks in groups.values() for name in networks}
   if unknown := only - names:
     raise app.UsageError(f'--only has {unknown}; known: {names}')
