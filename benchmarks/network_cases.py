@@ -139,10 +139,11 @@ def sentences(classes: int) -> Groups:
       heads=4,
       intermediate=128,
   )
-  last = MLP((), classes)
+  members = Ensemble(MLP((), classes), size=10)
+  dropout = MLPDropout((), classes, rate=0.1)
   networks = {
-      'ensemble': Combined(base, 'pooled', Ensemble(last, size=10)),
-      'dropout': Combined(base, 'pooled', MLPDropout((), classes, rate=0.1)),
+      'ensemble': Combined(base, members, 'pooled'),
+      'dropout': Combined(base, dropout, 'pooled'),
       'epinet': Epinet(base, ('pooled',), index_dim=10, hiddens=(50,)),
   }
   return {'bert': (Deterministic(base), networks)}
