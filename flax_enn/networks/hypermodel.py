@@ -60,6 +60,7 @@ class Hypermodel(nn.Module):
       the mean the base starts as it does by itself. Else it starts as in enn,
       with a variance near one over the number of entries of each leaf; if that
       were divided too, next to no signal would reach the last layer.
+    small_start: whether it starts so where kernels are scaled too, as enn's do.
     temperature: divides the output.
   """
 
@@ -68,6 +69,7 @@ class Hypermodel(nn.Module):
   index_scale: float | None = None
   hiddens: Sequence[int] = ()
   scale_kernels: bool = True
+  small_start: bool = False
   temperature: float = 1.0
 
   def __post_init__(self):
@@ -93,7 +95,7 @@ class Hypermodel(nn.Module):
       torso = dense(torso)
     shapes = parameter_shapes(self.base, x)
     init_mean, init_directions = _init_mean, _init_directions
-    if self.scale_kernels:
+    if self.scale_kernels and not self.small_start:
       init_mean, init_directions = self._init_scaled_mean(x), _init_spread
     mean = self.param('mean', init_mean, shapes)
     directions = self.param(

@@ -157,6 +157,7 @@ def _hypermodel(
       index_scale=float(scaled[1] or 1) if scaled else None,
       hiddens=[len(p['b']) for p in torso],
       scale_kernels=case.kwargs.get('scale', True),
+      small_start=True,
       temperature=temperature,
   )
   return network, shapes
