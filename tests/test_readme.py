@@ -202,6 +202,6 @@ def test_pictures_are_small():
 def test_extras_exist():
   config = configparser.ConfigParser()
   config.read(tiny.ROOT / 'setup.cfg')
-  named = re.findall(r'the extras (`.*?) are', README)[0] + '`train`'
+  named = re.findall(r'the extras (`.*?) are', README, re.S)[0] + '`train`'
   extras = set(re.findall(r'`(\w+)`', named))
   assert extras <= set(config['options.extras_require'])
