@@ -213,7 +213,7 @@ def test_a_run_that_fails_stops_no_other(tmp_path):
   code, said = run(config, tmp_path / 'sweep')
   assert code == 1
   assert 'FAILED batch_size=7' in said and 'Finished seed=4' in said
-  assert re.search(r'1 of 2 runs failed; see train\.log in \S*size=7', said)
+  assert re.search(r'1 of 2 runs failed; see \S*size=7\S*/train\.log', said)
   log = (tmp_path / 'sweep' / 'batch_size=7' / 'train.log').read_text()
   assert 'batch_size 7' in log
   assert (tmp_path / 'sweep' / 'sweep.csv').exists()
