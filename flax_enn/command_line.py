@@ -37,7 +37,10 @@ def sentence(error: Exception) -> tuple[str, int] | None:
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; a wrong one ends the program with 2."""
   try:
-    return app.parse_flags_with_usage(list(argv))
+    rest = app.parse_flags_with_usage(list(argv))
+    # A file that could not be loaded raises when it is asked for something.
+    hasattr(getattr(flags.FLAGS, 'config', None), 'items')
+    return rest
   except OSError as e:  # from --config
     print(f'--config cannot be read: {e}', file=sys.stderr)
     sys.exit(2)
