@@ -28,36 +28,47 @@ def get_config():
 CODE_IF_PREEMPTED = 75
 # Kind -> variable, how many in the short form, and what is sent.
 KINDS = {
-    'kills': ('FLAX_ENN_KILLS', 3, [signal.SIGKILL]),
-    'signals': ('FLAX_ENN_SIGNALS', 3, [signal.SIGTERM, signal.SIGINT]),
+    'kills': ('FLAX_ENN_KILLS', 2, [signal.SIGKILL]),
+    'signals': ('FLAX_ENN_SIGNALS', 2, [signal.SIGTERM, signal.SIGINT]),
 }
+
+
+@pytest.fixture(scope='module')
+def config_file(tmp_path_factory):
+  path = tmp_path_factory.mktemp('config') / 'config.py'
+  path.write_text(CONFIG)
+  return path
+
+
+def start(config_file, workdir):
+  flags = (f'--config={config_file}', f'--workdir={workdir}')
+  code = f'--preemption_exit_code={CODE_IF_PREEMPTED}'
+  return tiny.python(tiny.ROOT / 'train.py', *flags, code)
+
+
+def ended(config_file, workdir):
+  """What a run has left: its results, and its last state."""
+  results = (workdir / 'results.json').read_bytes()
+  return results, tiny.last_state(load_config(str(config_file)), workdir)
+
+
+@pytest.fixture(scope='module')
+def alone(config_file, tmp_path_factory):
+  """What a run leaves that nothing happens to, and its seconds."""
+  workdir = tmp_path_factory.mktemp('alone')
+  began = time.monotonic()
+  with start(config_file, workdir) as run:
+    said, _ = run.communicate()
+  assert run.returncode == 0, said
+  return ended(config_file, workdir), time.monotonic() - began
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_nothing_is_lost(kind, tmp_path):
+def test_nothing_is_lost(kind, config_file, alone, tmp_path):
   variable, few, signals = KINDS[kind]
   rng = random.Random(int(os.environ.get('FLAX_ENN_SEED', 0)))
-  path = tmp_path / 'config.py'
-  path.write_text(CONFIG)
-  config = load_config(str(path))
-
-  def start(workdir):
-    flags = (f'--config={path}', f'--workdir={workdir}')
-    code = f'--preemption_exit_code={CODE_IF_PREEMPTED}'
-    return tiny.python(tiny.ROOT / 'train.py', *flags, code)
-
-  def ended(workdir):
-    results = (workdir / 'results.json').read_bytes()
-    return results, tiny.last_state(config, workdir)
-
-  with start(tmp_path / 'alone') as alone:
-    began = time.monotonic()
-    said, _ = alone.communicate()
-    seconds = time.monotonic() - began
-  assert alone.returncode == 0, said
-  expected = ended(tmp_path / 'alone')
-
+  expected, seconds = alone
   sent, number = 0, int(os.environ.get(variable, few))
   runs = 0
   while sent < number:
@@ -65,10 +76,10 @@ def test_nothing_is_lost(kind, tmp_path):
     runs += 1
     while not (workdir / 'results.json').exists():
       asked = None
-      with start(workdir) as run:
+      with start(config_file, workdir) as run:
         if sent < number:
-          # Before a second has gone the flags are not parsed.
-          time.sleep(rng.uniform(1, seconds))
+          # In the first two seconds the flags may not be parsed.
+          time.sleep(rng.uniform(2, seconds))
           if run.poll() is None:
             asked = rng.choice(signals)
             run.send_signal(asked)
@@ -81,5 +92,5 @@ def test_nothing_is_lost(kind, tmp_path):
       else:
         allowed = {-asked if asked == signal.SIGKILL else CODE_IF_PREEMPTED}
       assert run.returncode in allowed, (asked, run.returncode, said)
-    assert ended(workdir) == expected, sent
+    assert ended(config_file, workdir) == expected, sent
   print(f'{sent} {kind} of {runs} runs')
