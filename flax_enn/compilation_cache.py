@@ -11,6 +11,8 @@ from etils import epath
 import filelock
 import jax
 
+from flax_enn import run_folder
+
 MAX_BYTES = 2 * 2**30
 _SECONDS_TO_LOCK = 10  # as JAX waits for it
 
@@ -46,8 +48,8 @@ def enable(folder: epath.PathLike | None = None) -> epath.Path | None:
     return epath.Path(given)
   try:
     path = epath.Path(folder or default_folder()).expanduser() / _cpu()
-    is_bucket = '://' in str(path)
     path.mkdir(parents=True, exist_ok=True)
+    is_bucket = run_folder.in_bucket(path)
     if is_bucket:
       (path / 'writable').write_text('')
     else:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from flax_enn import run_folder
+
 Content = Mapping[str, Any]
 
 _DRIVERS = {'gs': 'gcs', 's3': 's3'}  # of TensorStore
@@ -43,7 +45,7 @@ class LockFile(Protocol):
 
 def open_file(path: epath.Path, token: str) -> LockFile:
   """The file at a path, for the process that has this token."""
-  if '://' in str(path):
+  if run_folder.in_bucket(path):
     return _Object(path)
   return _File(path, token)
 

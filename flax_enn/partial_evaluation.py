@@ -64,7 +64,7 @@ def hoist(fn: Callable[[Any], Any], index: Any) -> Callable[[Any], Any]:
 
   XLA cannot be relied on for this: it moves convolutions out of a loop on CPUs
   and leaves them in it on GPUs. What is inside a `jax.jit` or another loop of
-  `fn` is hoisted whole or not at all.
+  `fn` is hoisted as one, or stays (loop-invariant code motion).
 
   Args:
     fn: function of one index.

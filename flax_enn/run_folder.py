@@ -48,6 +48,11 @@ _SAYS = re.compile(
 )
 
 
+def in_bucket(path: epath.PathLike) -> bool:
+  """Whether a path is of a bucket, which has objects, and no folders."""
+  return '://' in str(path)
+
+
 @contextlib.contextmanager
 def disk_errors_named(workdir: epath.Path) -> Generator[None]:
   """Names the workdir in what its disk and those who write to it raise.
@@ -183,9 +188,7 @@ def read_bytes(path: epath.Path) -> bytes:
 def read_again(read: Callable[[], T], passes: Callable[[Exception], bool]) -> T:
   """What `read` returns, which is tried again for a while (see BACK_OFF).
 
-  Args:
-    read: gives what storage holds.
-    passes: whether another try may help after an error.
+  `passes` says of an error whether another try may help.
   """
   for seconds in BACK_OFF:
     try:

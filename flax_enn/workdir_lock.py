@@ -115,7 +115,7 @@ class WorkdirLock:
   def _acquire(self) -> None:
     self._content = {**_this_process(), 'token': uuid.uuid4().hex, 'beat': 0}
     try:
-      if '://' not in str(self._path):  # a bucket has no folders
+      if not run_folder.in_bucket(self._path):
         self._made = not self._path.parent.exists()
         self._path.parent.mkdir(parents=True, exist_ok=True)
       self._file = lock_file.open_file(self._path, self._content['token'])

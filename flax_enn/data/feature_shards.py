@@ -135,7 +135,7 @@ def read_shard(path: epath.Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def _content(path: epath.Path) -> Any:
-  if '://' in str(path):  # a bucket has no pages
+  if run_folder.in_bucket(path):  # a bucket has no pages
     return path.read_bytes()
   with open(path, 'rb') as file:
     if not file.seek(0, 2):

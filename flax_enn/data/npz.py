@@ -9,6 +9,8 @@ import zipfile
 from etils import epath
 import numpy as np
 
+from flax_enn import run_folder
+
 T = TypeVar('T')
 _LARGE = 2**28  # bytes: what a slip of compression may not exceed
 
@@ -53,7 +55,8 @@ def read_npy(path: epath.PathLike) -> np.ndarray:
 
 def _read(path: epath.PathLike, suffix: str, read: Callable[[Any], T]) -> T:
   path = epath.Path(path).expanduser()
-  local = '://' not in str(path)  # where it may be a pipe, which never ends
+  # A local one may be a pipe, which never ends.
+  local = not run_folder.in_bucket(path)
   if not (pathlib.Path(path).is_file() if local else path.is_file()):
     raise ValueError(f'no such file; expected a {suffix} file')
   try:
