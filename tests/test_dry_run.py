@@ -473,6 +473,7 @@ def test_data_that_say_the_shapes_must_be_there(tmp_path):
     assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_memory_of_an_evaluation_does_not_grow_with_the_indices():
   """With an epinet head in realistic proportions."""
   batch, classes, used = 32, 200, {}

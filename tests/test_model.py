@@ -133,6 +133,7 @@ def restored(config, workdir):
   return trainer, jax.device_get(state.variables)
 
 
+@pytest.mark.slow
 def test_a_run_is_complete_without_its_data(tmp_path):
   rng, path = np.random.RandomState(0), tmp_path / 'data.npz'
   images = rng.randint(256, size=(40, 4, 4), dtype=np.uint8)

@@ -277,6 +277,7 @@ def vmapped(monkeypatch):
   monkeypatch.setattr(ensembles, 'MAX_UNROLLED', 0)
 
 
+@pytest.mark.slow
 def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   """Outputs, dropout, statistics and gradients, also rematerialised."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
@@ -289,7 +290,9 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   assert_trees_close(unrolled, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize(
+    'frozen', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
   """On a mesh that splits members: outputs, statistics and gradients."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
@@ -306,6 +309,7 @@ def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
   assert_trees_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_members_that_draw_are_not_split(monkeypatch):
   """The numbers that they draw are the same on any mesh."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)

@@ -46,6 +46,7 @@ def test_parameter_counts_are_those_of_enn(prior, side, classes, size, count):
   assert sum(sizes) == count
 
 
+@pytest.mark.slow
 def test_each_member_is_a_network_of_its_own():
   x = images(3, 9, 7, 3)
   prior = ConvPrior(scale=0.7, **SMALL)

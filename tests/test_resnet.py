@@ -32,6 +32,10 @@ TINY = {
 }
 
 
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def images(*shape):
   return jax.random.normal(jax.random.key(0), shape)
 
@@ -59,10 +63,10 @@ def thin_parameters(blocks):
     [
         (18, 10, 32, 172_506, 6, 64),
         (32, 10, 32, thin_parameters(5), 15, 64),
-        (110, 10, 32, thin_parameters(18), 54, 64),
+        slow(110, 10, 32, thin_parameters(18), 54, 64),
         (50, 1000, 224, 25_549_352, 16, 2048),
-        (101, 1000, 224, 44_541_480, 33, 2048),
-        (152, 1000, 224, 60_185_128, 50, 2048),
+        slow(101, 1000, 224, 44_541_480, 33, 2048),
+        slow(152, 1000, 224, 60_185_128, 50, 2048),
         (200, 1000, 224, 64_666_152, 66, 2048),
     ],
 )
@@ -263,6 +267,7 @@ def test_virtual_batches_do_not_depend_on_the_mesh(base, bn_batch, sizes):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TINY)
 def test_remat_computes_blocks_again_and_changes_no_number(name):
   net = TINY[name]

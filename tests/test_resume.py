@@ -44,6 +44,7 @@ def check_continues(config, workdir, reference):
   assert step == config.num_steps
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_goes_on(whole, tmp_path):
   config, reference = whole
   short = tiny.changed(config, {'num_steps': 2})

@@ -39,8 +39,10 @@ VARIANTS = {
 }
 # One of each kind: an epinet, an ensemble; batch statistics, a prior of
 # convolutions.
-KINDS = ['digits_epinet']
-SLOW_KINDS = ['digits_ensemble', 'fashion_mnist_resnet', 'imagenet_epinet']
+KINDS = [
+    'digits_epinet', 'digits_ensemble', 'fashion_mnist_resnet',
+    'imagenet_epinet',
+]  # fmt: skip
 # Data of each kind: bundled ones, a file of arrays, JPEGs.
 DATA = ['digits_epinet', 'fashion_mnist_epinet', 'imagenet_epinet']
 
@@ -240,7 +242,8 @@ def test_variant_fits_together_in_its_smoke_form():
   tiny.built(smoke('digits_epinet', 'joint'))
 
 
-@pytest.mark.parametrize('name', [*KINDS, *map(slow, SLOW_KINDS)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', KINDS)
 def test_config_runs_in_its_smoke_form(name, tmp_path):
   results = train_and_evaluate(smoke(name), tmp_path)
   check_results(results, 'test', CLASSIFICATION)

@@ -508,12 +508,11 @@ def test_rules_hold_where_their_mesh_is_used():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'changes',
     [
-        pytest.param(
-            {'batch': 'data', 'base_batch': 'data'}, marks=pytest.mark.slow
-        ),
+        {'batch': 'data', 'base_batch': 'data'},
         {'member': None, 'wide': ('data', 'fsdp')},
     ],
     ids=str,

@@ -226,7 +226,9 @@ def damage(path, how):
       file.write_bytes(content[: len(content) // 2 if how == 'half' else 0])
 
 
-@pytest.mark.parametrize('how', ['empty', 'half', 'gone'])
+@pytest.mark.parametrize(
+    'how', [pytest.param('empty', marks=pytest.mark.slow), 'half', 'gone']
+)
 @pytest.mark.parametrize(
     'item',
     [

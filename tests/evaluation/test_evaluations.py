@@ -35,6 +35,7 @@ def run(tmp_path_factory):
   return config, workdir, train_and_evaluate(config, workdir)
 
 
+@pytest.mark.slow
 def test_results_are_keyed_by_name(run):
   _, workdir, returned = run
   written = json.loads((workdir / 'results.json').read_text())
@@ -53,6 +54,7 @@ def test_results_are_keyed_by_name(run):
   assert scores['4']['score'] == pytest.approx(own)
 
 
+@pytest.mark.slow
 def test_what_each_evaluation_changes(run, tmp_path):
   _, _, results = run
   own = results['test']
@@ -75,6 +77,7 @@ def trained(run):
   return restored(config, workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EVALS)
 def test_numbers_are_those_of_its_data(name, run, trained):
   """By hand: all examples at once, the indices that the entry asks for."""
