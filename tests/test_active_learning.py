@@ -17,7 +17,7 @@ from flax_enn.likelihoods import Categorical, Gaussian
 from flax_enn.model import Model
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.epinet import Epinet
-from tests import processes, tiny
+from tests import processes, slow, tiny
 from tests.golden import cases, convert
 from tests.golden.test_golden_losses import keyed
 
@@ -225,7 +225,10 @@ def take(mesh, batch_size, size=9, name='bald'):
 
 @pytest.mark.parametrize(
     'sizes',
-    [{'data': 8}, {'data': 2, 'index': 2, 'fsdp': 2}],
+    [
+        slow({'data': 8}),
+        {'data': 2, 'index': 2, 'fsdp': 2},
+    ],
     ids=['batch', 'all axes'],
 )
 def test_the_choice_does_not_depend_on_the_devices(sizes):

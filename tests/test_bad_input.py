@@ -26,7 +26,7 @@ from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.training import train_and_evaluate
-from tests import tiny
+from tests import slow, tiny
 
 _COMPILED = []
 
@@ -588,7 +588,7 @@ def small_disk(tmp_path):
   subprocess.run(['umount', '--lazy', str(disk)], check=True)
 
 
-@pytest.mark.parametrize('free', [0, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('free', [0, slow(200)])
 def test_a_full_disk(free, small_disk):
   """At the start, and in the middle; another try goes on once there is room."""
   fill, workdir = small_disk / 'fill', small_disk / 'run'

@@ -73,6 +73,7 @@ def test_trains_and_prints_its_progress(capsys):
   assert experiment.step == 61
 
 
+@pytest.mark.slow
 def test_is_the_training_of_a_config():
   """Bit for bit what a run of the same recipe does."""
   trainer = Trainer.from_config(tiny.epinet(), jax.devices()[:1])

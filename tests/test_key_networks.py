@@ -129,6 +129,7 @@ def test_weights_are_gaussian_and_independent():
   assert not np.any(found['layer_1']['kernel'] == found['layer_2']['kernel'])
 
 
+@pytest.mark.slow
 def test_weights_start_where_the_base_does():
   params = start(BAYES)['params']
   base = BAYES.base.init(jax.random.key(0), X)['params']

@@ -22,6 +22,7 @@ from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index, reduce_over_index
+from tests import slow
 from tests.test_laws import PRODUCTS, equations, mesh_of
 from tests.test_layers import (
     IMAGES,
@@ -131,7 +132,7 @@ def test_stop_gradient_keeps_the_heads_loss_off_the_base(stop_gradient):
   assert set(jax.tree.leaves(base)) == {not stop_gradient}
 
 
-@pytest.mark.parametrize('stop_gradient', [True, False])
+@pytest.mark.parametrize('stop_gradient', [slow(True), False])
 def test_no_gradient_passes_through_the_prior(stop_gradient):
   """Neither to its weights, nor through its features to the base."""
   network = an_epinet(stop_gradient=stop_gradient)
@@ -290,9 +291,7 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   assert_trees_close(unrolled, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    'frozen', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('frozen', [slow(False), True])
 def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
   """On a mesh that splits members: outputs, statistics and gradients."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
@@ -324,6 +323,7 @@ def test_members_that_draw_are_not_split(monkeypatch):
     assert_trees_close(jax.jit(step)(placed), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_members_that_all_devices_have_get_their_gradient(monkeypatch):
   """Grouped convolutions would get twice theirs from XLA's partitioner."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
@@ -390,6 +390,7 @@ def test_members_are_unrolled_where_that_is_faster(monkeypatch):
   assert traced(MEMBER, 2) == grouped
 
 
+@pytest.mark.slow
 def test_a_broken_member_leaves_the_others_alone():
   network = Ensemble(BASE, K)
   variables = initialised(network, X, jnp.zeros(K))
@@ -460,7 +461,9 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize('case', MIXED)
+@pytest.mark.parametrize(
+    'case', ['head', *(slow(c) for c in MIXED if c != 'head')]
+)
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(case):
   create, x, contractions = MIXED[case]
   exact, network = create(None), create('bfloat16')  # a name, as in a config

@@ -14,11 +14,12 @@ import pytest
 from flax_enn import sharding
 from flax_enn.networks import ensemble, epinet
 from flax_enn.optimizer import (
-  create_optimizer,
-  create_schedule,
-  schedule_from,
+    create_optimizer,
+    create_schedule,
+    schedule_from,
 )
 from flax_enn.training.state import init_state
+from tests import slow
 
 PEAK, STEPS = 0.3, 40
 
@@ -310,8 +311,8 @@ def test_weight_decay_comes_after_the_clip():
     'module, name',
     [
         (epinet, 'sgd'),
-        pytest.param(ensemble, 'adamw', marks=pytest.mark.slow),
-        pytest.param(epinet, 'lamb', marks=pytest.mark.slow),
+        slow(ensemble, 'adamw'),
+        slow(epinet, 'lamb'),
     ],
 )
 def test_without_a_gradient_kernels_shrink_and_nothing_else_moves(module, name):

@@ -20,7 +20,7 @@ from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.optimizer import create_optimizer
 from flax_enn.training.state import abstract_state, create_train_state
-from tests import tiny
+from tests import slow, tiny
 from tests.test_laws import a_batch
 
 TINY = {
@@ -30,10 +30,6 @@ TINY = {
         classes=3, blocks=(1, 2), channels=(8, 8), preactivation=False
     ),
 }
-
-
-def slow(*values):
-  return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def images(*shape):
@@ -224,12 +220,13 @@ def test_virtual_batches_divide_the_batch(group):
     net.apply(variables, x, train=True, mutable=['batch_stats'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'base, bn_batch, sizes',
     [
         ('thin', 2, (4, 2, 1)),
         *(
-            pytest.param(*values, marks=pytest.mark.slow)
+            slow(*values)
             for values in [
                 ('bottleneck', 4, (2, 2, 2)),
                 ('thin', 4, (8, 1, 1)),

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from flax_enn.training import load_config, train_and_evaluate
-from tests import processes, tiny
+from tests import processes, slow, tiny
 
 
 def results(workdir):
@@ -26,7 +26,7 @@ CONSTANT = {'optimizer.schedule': {'name': 'constant'}}
     scope='module',
     # What all runs below have; or batch statistics, members, bootstrapping and
     # the rest as well.
-    params=['epinet', pytest.param('ensemble', marks=pytest.mark.slow)],
+    params=['epinet', slow('ensemble')],
 )
 def whole(request, tmp_path_factory):
   """A config and the workdir of its run from start to end."""

@@ -14,7 +14,7 @@ from flax_enn.data.regression import Regression
 from flax_enn.feature_cache import store
 from flax_enn.likelihoods import Categorical
 from flax_enn.training import load_config, train_and_evaluate
-from tests import tiny
+from tests import slow, tiny
 from tests.data import fake_tfds, test_jpeg_pack, test_sentences
 from tests.test_resume import curves
 
@@ -43,12 +43,8 @@ KINDS = [
     'digits_epinet', 'digits_ensemble', 'fashion_mnist_resnet',
     'imagenet_epinet',
 ]  # fmt: skip
-# Data of each kind: bundled ones, a file of arrays, JPEGs.
-DATA = ['digits_epinet', 'fashion_mnist_epinet', 'imagenet_epinet']
-
-
-def slow(*values):
-  return pytest.param(*values, marks=pytest.mark.slow)
+# Of which data make little: bundled ones, a file of arrays.
+DATA = ['digits_epinet', 'fashion_mnist_epinet']
 
 
 CLASSIFICATION = {'accuracy', 'nll', 'joint_nll', 'ece', 'brier'}

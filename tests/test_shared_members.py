@@ -13,6 +13,7 @@ from flax_enn.networks.batch_ensemble import BatchEnsemble
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.lora_ensemble import LoraEnsemble
 from flax_enn.sampling import over_index
+from tests import slow
 from tests.test_bert import TINY, texts
 
 K = 3
@@ -55,10 +56,8 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize(
-    'name', ['mlp', pytest.param('lenet5', marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize('layers', ['.*', 'out|layer_2'])
+@pytest.mark.parametrize('name', ['mlp', slow('lenet5')])
+@pytest.mark.parametrize('layers', [slow('.*'), 'out|layer_2'])
 def test_batch_ensemble_has_the_explicit_kernels(name, layers):
   base, shape = BASES[name]
   x = jax.random.normal(jax.random.key(3), (4, *shape))
@@ -69,7 +68,7 @@ def test_batch_ensemble_has_the_explicit_kernels(name, layers):
 
 
 @pytest.mark.parametrize('frozen', [False, True])
-@pytest.mark.parametrize('layers', ['.*', 'layer_[12]'])
+@pytest.mark.parametrize('layers', [slow('.*'), 'layer_[12]'])
 def test_lora_ensemble_has_the_explicit_kernels(frozen, layers):
   base, shape = BASES['mlp']
   x = jax.random.normal(jax.random.key(3), (4, *shape))

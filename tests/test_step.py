@@ -34,6 +34,7 @@ from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.training.state import init_state
 from flax_enn.training.step import train_step
+from tests import slow
 from tests.test_laws import PRODUCTS, equations, mesh_of
 
 B, C, D, N = 6, 3, 2, 4
@@ -143,8 +144,8 @@ NOISES = {
 @pytest.mark.parametrize(
     'noise, batch',
     [
-        pytest.param('plain', MASKED, marks=pytest.mark.slow),
-        pytest.param('noise', BATCH, marks=pytest.mark.slow),
+        slow('plain', MASKED),
+        slow('noise', BATCH),
         ('two noises', MASKED),
     ],
     ids=['plain-masked', 'noise-whole', 'two noises-masked'],

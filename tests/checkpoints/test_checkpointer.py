@@ -23,7 +23,7 @@ from flax_enn.checkpoints import (
     fingerprint,
     layout,
 )
-from tests import tiny
+from tests import slow, tiny
 from tests.checkpoints.conftest import (
     abstract,
     assert_same,
@@ -226,9 +226,7 @@ def damage(path, how):
       file.write_bytes(content[: len(content) // 2 if how == 'half' else 0])
 
 
-@pytest.mark.parametrize(
-    'how', [pytest.param('empty', marks=pytest.mark.slow), 'half', 'gone']
-)
+@pytest.mark.parametrize('how', [slow('empty'), 'half', 'gone'])
 @pytest.mark.parametrize(
     'item',
     [

@@ -22,7 +22,7 @@ from flax_enn.checkpoints import (
 from flax_enn.inference import Predictor, export_bundle
 from flax_enn.sampling import over_index
 from flax_enn.training import train_and_evaluate
-from tests import commands, tiny
+from tests import commands, slow, tiny
 from tests.checkpoints import catalogue_files as files
 from tests.golden import cases
 
@@ -77,7 +77,7 @@ def test_base_of_cifar(recorded, tmp_path):
     'kind, scale',
     [
         ('published', None),
-        pytest.param('with_conv_prior', 0.5, marks=pytest.mark.slow),
+        slow('with_conv_prior', 0.5),
     ],
 )
 def test_epinet_of_cifar(recorded, tmp_path, kind, scale):

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from flax_enn.data.cifar10 import Cifar10
 from flax_enn.data.cifar100 import Cifar100
 from flax_enn.likelihoods import Categorical
+from tests import slow
 from tests.data import fake_tfds
 from tests.data.reading import eval_batches, sizes, train_batches
 
@@ -65,9 +66,9 @@ def test_evaluation_sees_normalised_images_in_order(name, data_dir):
     'name, workers',
     [
         ('cifar10', 0),
-        ('cifar100', 1),
-        pytest.param('cifar10', 1, marks=pytest.mark.slow),
-        pytest.param('cifar100', 0, marks=pytest.mark.slow),
+        slow('cifar10', 1),
+        slow('cifar100', 1),
+        slow('cifar100', 0),
     ],
 )
 def test_training_sees_windows_of_padded_images(name, workers, data_dir):

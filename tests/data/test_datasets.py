@@ -15,6 +15,7 @@ from flax_enn.data.preferences import Preferences
 from flax_enn.data.regression import Regression
 from flax_enn.data.two_moons import TwoMoons
 from flax_enn.likelihoods import Categorical, Gaussian
+from tests import slow
 from tests.data.reading import (
     eval_batches,
     everything,
@@ -191,7 +192,7 @@ def test_arrays_standardize_by_the_training_split(kind, tmp_path):
 
 @pytest.mark.parametrize(
     'workers, flip',
-    [(0, True), (0, False), pytest.param(1, True, marks=pytest.mark.slow)],
+    [(0, True), (0, False), slow(1, True)],
 )
 def test_arrays_augment_in_training_alone(workers, flip, tmp_path):
   path = written(tmp_path, x_train=PHOTOS, x_test=PHOTOS[:3]).path

@@ -15,6 +15,7 @@ import pytest
 from flax_enn.data import ArraySource, jpeg
 from flax_enn.data.imagenet2012 import Imagenet2012
 from flax_enn.likelihoods import Categorical
+from tests import slow
 from tests.data import fake_tfds
 from tests.data.reading import eval_batches, sizes, train_batches
 
@@ -338,9 +339,7 @@ class Torn(Imagenet2012):
     return ArraySource(x, np.arange(3))
 
 
-@pytest.mark.parametrize(
-    'workers', [0, pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('workers', [0, slow(1)])
 def test_the_loader_says_which_image_is_broken(workers):
   said = r'id 1 of Torn\(.*: not a JPEG(.|\n)*Repair this example'
   with pytest.raises(ValueError, match=said):

@@ -8,6 +8,7 @@ import pytest
 from flax_enn.data import ArraySource, Dataset, prefetch
 from flax_enn.data.fake import Fake
 from flax_enn.likelihoods import Categorical
+from tests import slow
 from tests.data.reading import eval_batches, train_batches
 
 
@@ -271,9 +272,7 @@ class Texts(Dataset):
     return {**x, 'mask': x['mask'] & (rng.random(self.length) < 0.5)}
 
 
-@pytest.mark.parametrize(
-    'workers', [0, pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('workers', [0, slow(1)])
 def test_inputs_may_be_a_tree(workers):
   dataset = Texts()
   raw = dataset.load('train').x

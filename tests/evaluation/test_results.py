@@ -12,6 +12,7 @@ from flax_enn.evaluation import Results, table, write_results
 from flax_enn.evaluation.report import draw
 from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
 from flax_enn.model import Model
+from tests import slow
 
 BASE = {'accuracy': 0.5, 'nll': 0.7, 'joint_nll': 7.0, 'ece': 0.0}
 ENN = {'accuracy': 2 / 3, 'nll': 0.7, 'joint_nll': 3.5, 'ece': 0.1}
@@ -96,12 +97,12 @@ def test_file_holds_several_evaluations_by_name(tmp_path):
     'likelihood, shape, with_base',
     [
         (Categorical(3), (8, 8, 1), True),
-        (Categorical(12), (8, 8, 3), False),
+        slow(Categorical(12), (8, 8, 3), False),
         (Categorical(3), (2,), True),
-        (Categorical(3), (7,), False),
-        (Gaussian(1), (1,), True),
+        slow(Categorical(3), (7,), False),
+        slow(Gaussian(1), (1,), True),
         (Gaussian(1, scale=None), (1,), False),
-        (TwoHot(-1.0, 1.0, 5), (1,), True),
+        slow(TwoHot(-1.0, 1.0, 5), (1,), True),
         (Gaussian(2), (4,), False),
     ],
 )

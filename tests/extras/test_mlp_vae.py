@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from flax_enn.extras import MLPVAE, train_mlp_vae
+from tests import slow
 
 
-@pytest.mark.parametrize(
-    'bernoulli', [True, pytest.param(False, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('bernoulli', [True, slow(False)])
 def test_an_autoencoder_learns_its_data(bernoulli):
   """Points on a line, of which one number is enough to name each."""
   t = np.linspace(0, 1, 256)[:, None]

@@ -7,6 +7,7 @@ import pytest
 
 from flax_enn import sharding
 from flax_enn.likelihoods import Gaussian
+from tests import slow
 from tests.inference import models
 
 KEY = jax.random.key(3)
@@ -104,7 +105,13 @@ def test_conditioning_is_bayes_rule():
   np.testing.assert_allclose(q.probs(more), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize('make', [models.members, lambda: models.curved(400)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        models.members,
+        slow(lambda: models.curved(400)),
+    ],
+)
 def test_chain_rule_and_order_of_evidence(make):
   p, (xa, ya), (xb, yb) = make(), *(
       (models.inputs(n, seed), models.labels(n, seed))
@@ -129,7 +136,7 @@ def posterior(x, y, noise):
 
 @pytest.mark.parametrize(
     'rows, n',
-    [(5, 20_000), pytest.param(500, 1000, marks=pytest.mark.slow)],
+    [(5, 20_000), slow(500, 1000)],
 )
 def test_the_posterior_of_a_linear_regression(rows, n):
   """With a few labels by weights alone; with many these have collapsed."""
@@ -191,9 +198,9 @@ def test_few_indices_that_count_are_told_of(caplog):
 @pytest.mark.parametrize(
     'sizes',
     [
-        pytest.param({'data': 8}, marks=pytest.mark.slow),
+        slow({'data': 8}),
         {'data': 2, 'index': 4},
-        pytest.param({'data': 4, 'fsdp': 2}, marks=pytest.mark.slow),
+        slow({'data': 4, 'fsdp': 2}),
     ],
 )
 def test_any_mesh(sizes):

@@ -18,6 +18,7 @@ from flax_enn.networks.bayes_by_backprop import BayesByBackprop
 from flax_enn.networks.hypermodel import Hypermodel
 from flax_enn.training.state import init_state
 from flax_enn.training.step import train_step
+from tests import slow
 
 NOISE, PRIOR, N = 0.5, 0.7, 16
 # Uncorrelated columns of mean 0: the posterior of weights and bias factorises.
@@ -63,7 +64,7 @@ def trained(network, divergence):
     'divergence',
     [
         losses.DiagonalKL(PRIOR),
-        pytest.param(losses.MixtureKL(PRIOR), marks=pytest.mark.slow),
+        slow(losses.MixtureKL(PRIOR)),
     ],
 )
 def test_bayes_by_backprop_finds_the_posterior(divergence):
