@@ -10,7 +10,7 @@ import jax
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.gridspec import GridSpec
 import numpy as np
 
 from flax_enn.evaluation import plots
@@ -66,7 +66,7 @@ def draw_axes(path: epath.Path, draw: Callable[[Any], bool]) -> None:
   """Writes what `draw` draws into one pair of axes, if it does."""
   with _figure(path) as figure:
     figure.set_size_inches(7, 5)
-    if not draw(figure.subplots()):
+    if not draw(figure.add_subplot(_grid(figure, 1, 1)[0])):
       figure.clear()
 
 
@@ -74,8 +74,7 @@ def draw_axes(path: epath.Path, draw: Callable[[Any], bool]) -> None:
 def _figure(path: epath.Path) -> Generator[Figure]:
   """A figure in the style of reports, which is written unless it is empty."""
   with matplotlib.rc_context(_STYLE):
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
-    figure = Figure(dpi=120, layout=layout, facecolor='white')
+    figure = Figure(dpi=120, facecolor='white')
     canvas = FigureCanvasAgg(figure)
     yield figure
     if figure.get_children()[1:]:  # more than its background
@@ -108,7 +107,7 @@ def _classification(
   else:
     figure.set_size_inches(13, 4.3)
     top = figure
-  grid = top.add_gridspec(2, 2 if agree else 3, height_ratios=(3, 1))
+  grid = _grid(top, 2, 2 if agree else 3, height_ratios=(3, 1))
   upper = top.add_subplot(grid[0, 0])
   lower = top.add_subplot(grid[1, 0], sharex=upper)
   plots.reliability(upper, lower, results.calibration, results.metrics)
@@ -132,6 +131,21 @@ def _shape(model: Model) -> tuple[int, ...]:
   return spec.shape if isinstance(spec, jax.ShapeDtypeStruct) else ()
 
 
+def _grid(
+    figure: Figure | SubFigure, rows: int, columns: int, **ratios: Any
+) -> GridSpec:
+  """Places for plots, with room around them for what is written there.
+
+  In inches: matplotlib's own layouts draw everything once more to find it.
+  """
+  width, height = figure.bbox.size / figure.dpi
+  return figure.add_gridspec(
+      rows, columns, left=0.85 / width, right=1 - 0.25 / width,
+      bottom=0.6 / height, top=1 - 0.45 / height, wspace=0.28, hspace=0.1,
+      **ratios,
+  )  # fmt: skip
+
+
 def _halves(figure: Figure) -> tuple[SubFigure, SubFigure]:
   halves = figure.subfigures(2, squeeze=False, height_ratios=(1, 1.1))
   return halves[0, 0], halves[1, 0]
@@ -149,16 +163,18 @@ def _images(
       f' {len(probs)} indices choose, the label’s own in green.',
       x=0.01, ha='left', fontweight='bold', fontsize=11,
   )
-  axes = figure.subplots(
-      4, _COLUMNS, gridspec_kw={'height_ratios': (1, 0.14, 1, 0.14)}
+  grid = figure.add_gridspec(
+      4, _COLUMNS, height_ratios=(1, 0.14, 1, 0.14), wspace=0.08, hspace=0.2,
+      left=0.01, right=0.99, bottom=0.02, top=0.86,
   )
-  for ax in axes.flat:
-    ax.axis('off')
   for i in range(shown):
     row, column = divmod(i, _COLUMNS)
     label = int(examples['y'][i])
-    picture, bar = axes[2 * row : 2 * row + 2, column]
+    picture, bar = (
+        figure.add_subplot(grid[2 * row + part, column]) for part in (0, 1)
+    )
     plots.image(picture, examples['x'][i])
+    picture.axis('off')
     title = f'label {label}'
     if 'base' in examples:
       base = examples['base'][i]
@@ -177,7 +193,7 @@ def _plane(figure: SubFigure, predictor: Predictor, points: Points) -> None:
   extent = (low[0], high[0], low[1], high[1])
   mean = probs.mean(0)
   spread = _entropy(mean) - _entropy(probs).mean(0)
-  left, right = figure.subplots(1, 2)
+  left, right = map(figure.add_subplot, _grid(figure, 1, 2))
   plots.plane_classes(left, extent, mean.reshape(_GRID, _GRID, -1), x, y)
   plots.plane_disagreement(
       right, extent, np.maximum(spread, 0).reshape(_GRID, _GRID), x, y
@@ -198,10 +214,13 @@ def _regression(
   axes = np.flatnonzero(np.ptp(found[0], axis=0)) if found else ()
   if not found or len(axes) != 1:
     figure.set_size_inches(5.5, 4.6)
-    plots.log_losses(figure.subplots(), results.metrics, results.tau)
+    ax = figure.add_subplot(_grid(figure, 1, 1)[0])
+    plots.log_losses(ax, results.metrics, results.tau)
     return
   figure.set_size_inches(13, 5)
-  left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+  left, right = map(
+      figure.add_subplot, _grid(figure, 1, 2, width_ratios=(2, 1))
+  )
   x, y = found
   low, high = _range(x, 0.25)
   grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
