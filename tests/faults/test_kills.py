@@ -28,8 +28,8 @@ def get_config():
 CODE_IF_PREEMPTED = 75
 # Kind -> variable, how many in the short form, and what is sent.
 KINDS = {
-    'kills': ('FLAX_ENN_KILLS', 2, [signal.SIGKILL]),
-    'signals': ('FLAX_ENN_SIGNALS', 2, [signal.SIGTERM, signal.SIGINT]),
+    'kills': ('FLAX_ENN_KILLS', 1, [signal.SIGKILL]),
+    'signals': ('FLAX_ENN_SIGNALS', 1, [signal.SIGTERM, signal.SIGINT]),
 }
 
 
