@@ -35,6 +35,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 1.0
+  # These, as the rest, were chosen on a part of the training split.
+  config.eval.temperature = 0.4
+  config.eval.base_temperature = 0.7
   config.checkpoint.every = 500
   on_features(config)
   if 'smoke' in variants:
