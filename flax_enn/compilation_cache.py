@@ -11,7 +11,7 @@ from etils import epath
 import filelock
 import jax
 
-from flax_enn import run_folder
+from flax_enn import storage
 
 MAX_BYTES = 2 * 2**30
 _SECONDS_TO_LOCK = 10  # as JAX waits for it
@@ -49,7 +49,7 @@ def enable(folder: epath.PathLike | None = None) -> epath.Path | None:
   try:
     path = epath.Path(folder or default_folder()).expanduser() / _cpu()
     path.mkdir(parents=True, exist_ok=True)
-    is_bucket = run_folder.in_bucket(path)
+    is_bucket = storage.in_bucket(path)
     if is_bucket:
       (path / 'writable').write_text('')
     else:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from flax_enn import run_folder
+from flax_enn import storage
 
 Content = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class LockFile(Protocol):
 
 def open_file(path: epath.Path, token: str) -> LockFile:
   """The file at a path, for the process that has this token."""
-  if run_folder.in_bucket(path):
+  if storage.in_bucket(path):
     return _Object(path)
   return _File(path, token)
 

@@ -15,7 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from flax_enn import lock_file, run_folder
+from flax_enn import lock_file, storage
 
 NAME = 'lock.json'
 
@@ -115,7 +115,7 @@ class WorkdirLock:
   def _acquire(self) -> None:
     self._content = {**_this_process(), 'token': uuid.uuid4().hex, 'beat': 0}
     try:
-      if not run_folder.in_bucket(self._path):
+      if not storage.in_bucket(self._path):
         self._made = not self._path.parent.exists()
         self._path.parent.mkdir(parents=True, exist_ok=True)
       self._file = lock_file.open_file(self._path, self._content['token'])
@@ -129,11 +129,11 @@ class WorkdirLock:
           f'workdir is {self._path.parent}, which cannot be written'
           f' ({type(e).__name__}: {e});'
       )
-      if e.__cause__ and run_folder.may_pass(e.__cause__):
+      if e.__cause__ and storage.may_pass(e.__cause__):
         raise OSError(
             f'{self._path.parent} cannot be reached ({e}); nothing was changed'
         ) from e
-      if e.errno in run_folder.FULL:
+      if e.errno in storage.FULL:
         raise OSError(f'{what} make room, or choose another --workdir') from e
       raise ValueError(f'{what} choose another --workdir') from e
 

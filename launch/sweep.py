@@ -28,7 +28,7 @@ from etils import epath
 # The repository, as train.py has it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flax_enn import run_folder, sweep
+from flax_enn import storage, sweep
 from flax_enn.sweep import Run
 
 _CONFIG = flags.DEFINE_string(
@@ -77,7 +77,7 @@ def command(run: Run) -> list[str]:
 
 def local_folder(workdir: epath.Path) -> Path:
   """What programs write to, and a shell reads: no bucket, but a folder here."""
-  if run_folder.in_bucket(workdir):
+  if storage.in_bucket(workdir):
     return Path(workdir.name).absolute()
   return Path(workdir)
 

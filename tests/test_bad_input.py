@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn import run_folder
+from flax_enn import run_folder, storage
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Output
 from flax_enn.data.two_moons import TwoMoons
@@ -627,7 +627,7 @@ class UnavailableError(Exception):
 )
 def test_errors_of_the_disk_name_the_workdir(error, named):
   kind = OSError if named else type(error)
-  named_here = run_folder.disk_errors_named(epath.Path('/runs/a'))
+  named_here = storage.disk_errors_named(epath.Path('/runs/a'))
   with pytest.raises(kind) as caught, named_here:
     raise error
   assert ('--workdir=/runs/a' in str(caught.value)) == named

@@ -16,7 +16,7 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from flax_enn import command_line, run_folder
+from flax_enn import command_line, run_folder, storage
 from flax_enn.workdir_lock import WorkdirLock
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
   checks.check(trainer)
   with (
       WorkdirLock(workdir),
-      run_folder.disk_errors_named(workdir),
+      storage.disk_errors_named(workdir),
       trainer.use_mesh(),
   ):
     if (workdir / 'model.json').exists():

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_enn import run_folder
+from flax_enn import run_folder, storage
 from flax_enn.checkpoints import fingerprint, layout
 
 State = TypeVar('State')
@@ -235,7 +235,7 @@ class Checkpointer:
     Raises:
       StorageError: it cannot be read.
     """
-    for seconds in (*run_folder.BACK_OFF, None):
+    for seconds in (*storage.BACK_OFF, None):
       state, error = None, None
       try:
         state = self._restore(step, abstract)

@@ -24,7 +24,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from flax_enn import run_folder
+from flax_enn import storage
 
 T = TypeVar('T')
 Leaves = dict[str, jax.ShapeDtypeStruct]
@@ -61,7 +61,7 @@ def sort_errors(path: epath.Path) -> Generator[None]:
   except Exception as error:
     reason = str(error).strip().partition('\n')[0][:200]
     what = f'cannot read {path} ({type(error).__name__}: {reason})'
-    if any(map(run_folder.may_pass, _chain(error))):
+    if any(map(storage.may_pass, _chain(error))):
       raise StorageError(what) from error
     raise DamagedCheckpointError(what) from error
 
@@ -84,7 +84,7 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
     with sort_errors(path):
       return reader()
 
-  return run_folder.read_again(attempt, lambda e: isinstance(e, StorageError))
+  return storage.read_again(attempt, lambda e: isinstance(e, StorageError))
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
@@ -159,9 +159,7 @@ def scores(workdir: epath.PathLike) -> dict[int, Mapping[str, Any]]:
   if not path.exists():
     return {}
   try:
-    found = json.loads(
-        run_folder.read_bytes(path), parse_constant=_no_constant
-    )
+    found = json.loads(storage.read_bytes(path), parse_constant=_no_constant)
     return {
         int(step): {'score': _score(v['score']), 'metrics': dict(v['metrics'])}
         for step, v in found.items()

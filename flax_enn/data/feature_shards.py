@@ -34,7 +34,7 @@ import jax
 import numpy as np
 from safetensors import numpy as safetensors
 
-from flax_enn import likelihoods, run_folder
+from flax_enn import likelihoods, run_folder, storage
 
 MANIFEST, FORMAT = 'manifest.json', 1
 _DTYPES = {
@@ -135,7 +135,7 @@ def read_shard(path: epath.Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def _content(path: epath.Path) -> Any:
-  if run_folder.in_bucket(path):  # a bucket has no pages
+  if storage.in_bucket(path):  # a bucket has no pages
     return path.read_bytes()
   with open(path, 'rb') as file:
     if not file.seek(0, 2):

@@ -9,7 +9,7 @@ import zipfile
 from etils import epath
 import numpy as np
 
-from flax_enn import run_folder
+from flax_enn import storage
 
 T = TypeVar('T')
 _LARGE = 2**28  # bytes: what a slip of compression may not exceed
@@ -56,7 +56,7 @@ def read_npy(path: epath.PathLike) -> np.ndarray:
 def _read(path: epath.PathLike, suffix: str, read: Callable[[Any], T]) -> T:
   path = epath.Path(path).expanduser()
   # A local one may be a pipe, which never ends.
-  local = not run_folder.in_bucket(path)
+  local = not storage.in_bucket(path)
   if not (pathlib.Path(path).is_file() if local else path.is_file()):
     raise ValueError(f'no such file; expected a {suffix} file')
   try:

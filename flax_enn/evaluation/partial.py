@@ -12,7 +12,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from flax_enn.run_folder import atomic_write, read_bytes
+from flax_enn.run_folder import atomic_write
+from flax_enn.storage import read_bytes
 
 State = TypeVar('State')
 

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from flax_enn import run_folder
+from flax_enn import storage
 from flax_enn.metric_writers import clu_imports
 
 _NEEDED = ('tensorboard', 'matplotlib')
@@ -21,7 +21,7 @@ def create_writer(workdir: epath.Path) -> Generator[Any]:
   Raises:
     ModuleNotFoundError: the extra `train` is not installed.
   """
-  bucket = run_folder.in_bucket(workdir)  # TensorFlow appends to a file there
+  bucket = storage.in_bucket(workdir)  # TensorFlow appends to a file there
   needed = (*_NEEDED, 'tensorflow') if bucket else _NEEDED
   missing = [name for name in needed if importlib.util.find_spec(name) is None]
   if missing:

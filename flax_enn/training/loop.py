@@ -16,6 +16,7 @@ from flax_enn import (
     distributed,
     metric_writers,
     run_folder,
+    storage,
     switches,
     waiting,
 )
@@ -63,7 +64,7 @@ def train_and_evaluate(
   workdir = epath.Path(workdir).expanduser()
   with contextlib.ExitStack() as stack:
     lock = stack.enter_context(WorkdirLock(workdir))
-    stack.enter_context(run_folder.disk_errors_named(workdir))
+    stack.enter_context(storage.disk_errors_named(workdir))
     run_folder.check_not_imported(workdir)
     trainer = Trainer.from_config(config)
     config = trainer.config

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 import pytest
 
-from flax_enn import run_folder, sharding
+from flax_enn import sharding, storage
 from flax_enn.checkpoints import (
     Checkpointer,
     DamagedCheckpointError,
@@ -349,7 +349,7 @@ FAULTS = [
 
 @pytest.fixture
 def impatient(monkeypatch):
-  monkeypatch.setattr(run_folder, 'BACK_OFF', (0.0, 0.0))
+  monkeypatch.setattr(storage, 'BACK_OFF', (0.0, 0.0))
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=repr)
@@ -387,10 +387,10 @@ def test_what_tensorflow_says_of_a_bucket_is_tried_again(
     return read(path)
 
   monkeypatch.setattr(Path, 'read_bytes', failing)
-  assert run_folder.read_bytes(tmp_path / 'file') == b'content'
+  assert storage.read_bytes(tmp_path / 'file') == b'content'
   faults += [AbortedError('busy')] * 3
   with pytest.raises(OSError, match='file cannot be read: busy'):
-    run_folder.read_bytes(tmp_path / 'file')
+    storage.read_bytes(tmp_path / 'file')
 
 
 def grow(params):
@@ -430,7 +430,7 @@ def test_another_network_is_not_damage(run, one_device, change, message):
 CHILD = """
 import os, signal, sys
 import jax, jax.numpy as jnp
-from flax_enn import run_folder, sharding
+from flax_enn import sharding
 from flax_enn.checkpoints import Checkpointer
 from tests.checkpoints.conftest import draw_state
 state = draw_state(1, sharding.create_mesh({}, jax.devices()[:1]))

@@ -20,13 +20,13 @@ from tests import tiny
 SCRIPT = """
 import ctypes, os, random, sys
 from pathlib import Path
-from flax_enn import run_folder
+from flax_enn import storage
 from tests import tiny
 
 faults, workdir = ctypes.CDLL(sys.argv[1]), Path(sys.argv[2])
 config = tiny.epinet(**{'network.base.hiddens': (256, 256)})
 folder, many = str(workdir / 'checkpoints').encode(), 10**9
-run_folder.BACK_OFF = 0.0, 0.0
+storage.BACK_OFF = 0.0, 0.0
 faults.fail_read(folder, ctypes.c_long(many))
 newest = tiny.last_state(config, workdir)
 reads = many - faults.reads_left()
