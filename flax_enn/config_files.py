@@ -11,7 +11,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from flax_enn.build import check_names
-from flax_enn.model import LOADER_FIELDS
+from flax_enn.data_section import LOADER_FIELDS
 
 
 def smoke(config: ml_collections.ConfigDict, **dataset: Any) -> None:

@@ -49,8 +49,9 @@ _CONFORMAL = flags.DEFINE_float(
 def run(arguments: list[str]) -> None:
   """Evaluates, prints and writes."""
   from flax_enn import evaluation, run_folder, sharding
+  from flax_enn.data_section import create_dataset
   from flax_enn.inference import stored
-  from flax_enn.model import create_dataset, run_keys
+  from flax_enn.model import run_keys
 
   if arguments:
     raise ValueError(f'unknown arguments {arguments}; see --help')

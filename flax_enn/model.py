@@ -4,7 +4,7 @@ A model opens no data and compiles nothing. Training, the dry run, evaluation
 and inference all begin with one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 from typing import Any, Self
@@ -15,16 +15,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from flax_enn import annotations, build, run_folder, sharding
-from flax_enn.core import Batch, EpistemicNetwork, Variables
-from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
+from flax_enn import build, run_folder, sharding
+from flax_enn.core import EpistemicNetwork, Variables
+from flax_enn.data import DataSpec, Loader, Preprocess
 from flax_enn.data.base import Source
 from flax_enn.data.features import check_base
 from flax_enn.data.preprocess import IDENTITY
+from flax_enn.data_section import create_dataset
 from flax_enn.likelihoods import Likelihood
-
-# Fields of `config.dataset` that are the loader's and not the data set's.
-LOADER_FIELDS = ('holdout', 'workers', 'read_ahead', 'skip_bad')
 
 _NUM_INDICES = 1000  # of an evaluation, where the index has no finite support
 
@@ -217,17 +215,6 @@ def num_eval_indices(
   return wanted or model.network.indexer.size or _NUM_INDICES
 
 
-def create_dataset(section: Any, path: str = 'config.dataset') -> Dataset:
-  """Builds the data set that a section of a config describes.
-
-  Args:
-    section: `config.dataset`, or that of an entry of `config.evals`.
-    path: of it, for errors.
-  """
-  fields = {k: v for k, v in section.items() if k not in LOADER_FIELDS}
-  return build.build(fields, build.DATASET, path)
-
-
 def run_split(workdir: epath.PathLike, split: str) -> Source:
   """The examples of a split of the data set of a run, as stored.
 
@@ -241,32 +228,6 @@ def run_split(workdir: epath.PathLike, split: str) -> Source:
     dataset = create_dataset(section)
     check_base(Model.from_run(folder).preprocess, dataset)
     return holdout.source(dataset, split)
-
-
-def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:
-  """How this process reads the data set of a section of a config.
-
-  Args:
-    section: `config.dataset`, or that of an entry of `config.evals`.
-    where: sharding of a batch.
-  """
-  shard_index, shard_count = sharding.batch_shard(where)
-  hints = annotations.fields_of(Loader)
-  return Loader(
-      **{
-          k: annotations.checked(section[k], hints[k], k)
-          for k in LOADER_FIELDS
-          if k in section
-      },
-      shard_index=shard_index,
-      shard_count=shard_count,
-  )
-
-
-def located_batches(path: str, batches: Iterator[Batch]) -> Iterator[Batch]:
-  """The batches; errors on the way get the path of their data set in front."""
-  with build.located(path):
-    yield from batches
 
 
 def _describe_spec(spec: Any) -> Any:
@@ -287,7 +248,7 @@ def _parse_input_spec(found: Mapping[str, Any]) -> Any:
 
 
 def _parse_spec(found: Mapping[str, Any]) -> DataSpec:
-  """The inverse of `Model.write`."""
+  """The inverse of `Model.describe`."""
   return DataSpec(
       _parse_input_spec(found['input_spec']),
       build.build(

@@ -25,7 +25,10 @@ FLOORS = (
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
     {'build'},
-    {'config', 'config_files', 'library', 'model', 'optimizer'},
+    {
+        'config', 'config_files', 'data_section', 'library', 'model',
+        'optimizer',
+    },
     {'training', 'checkpoints', 'evaluation', 'inference', 'dry_run'},
     {
         'sweep', 'active_learning', 'experiment', 'extras', 'predict',

@@ -10,12 +10,12 @@ import jax
 import ml_collections
 
 from flax_enn import sharding
+from flax_enn.data_section import create_dataset
 from flax_enn.dry_run import cost_analysis
 from flax_enn.dry_run.collectives import find_collectives
 from flax_enn.dry_run.hlo import Program
 from flax_enn.dry_run.report import DryRunReport, MemoryUse, StepCost
 from flax_enn.dry_run.topology import Topology
-from flax_enn.model import create_dataset
 from flax_enn.training import checks
 from flax_enn.training.trainer import Trainer
 

@@ -22,18 +22,17 @@ from flax_enn import build, sharding
 from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.data.features import check_base
+from flax_enn.data_section import (
+    create_dataset,
+    create_loader,
+    located_batches,
+)
 from flax_enn.evaluation.partial import EvalCheckpoint
 from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.scorer import Scorer
 from flax_enn.evaluation.studies import Predictions, Study
 from flax_enn.metric_writers import clu_imports
-from flax_enn.model import (
-    Model,
-    create_dataset,
-    create_loader,
-    located_batches,
-    num_eval_indices,
-)
+from flax_enn.model import Model, num_eval_indices
 
 STUDY = build.Kind(
     'a study',

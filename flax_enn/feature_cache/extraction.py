@@ -14,9 +14,13 @@ import numpy as np
 from flax_enn import build, run_folder, sharding
 from flax_enn.data import ArraySource, feature_shards
 from flax_enn.data.base import Dataset
+from flax_enn.data_section import (
+    LOADER_FIELDS,
+    create_dataset,
+    create_loader,
+)
 from flax_enn.feature_cache.base import Base
 from flax_enn.likelihoods import Likelihood
-from flax_enn.model import LOADER_FIELDS, create_dataset, create_loader
 
 # Where files lie, and how they are read; neither says what they are.
 _NOT_IDENTITY = (*LOADER_FIELDS, 'data_dir', 'path')

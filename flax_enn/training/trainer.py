@@ -13,14 +13,14 @@ import optax
 from flax_enn import annotations, build, data, optimizer, sharding
 from flax_enn import config as config_lib
 from flax_enn.core import Batch
-from flax_enn.evaluation import Evaluation, create_evaluations
-from flax_enn.losses import Objective
-from flax_enn.model import (
-    Model,
+from flax_enn.data_section import (
     create_dataset,
     create_loader,
     located_batches,
 )
+from flax_enn.evaluation import Evaluation, create_evaluations
+from flax_enn.losses import Objective
+from flax_enn.model import Model
 from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import (
     TrainState,

@@ -15,17 +15,12 @@ from flax_enn.data import Loader, feature_shards
 from flax_enn.data import features as data_features
 from flax_enn.data.features import Features
 from flax_enn.data.preprocess import IDENTITY
+from flax_enn.data_section import create_dataset
 from flax_enn.evaluation import create_evaluations
 from flax_enn.feature_cache import Base, extract, extraction, store
 from flax_enn.inference import Predictor
 from flax_enn.likelihoods import Categorical
-from flax_enn.model import (
-    Model,
-    create_dataset,
-    init_variables,
-    run_keys,
-    run_split,
-)
+from flax_enn.model import Model, init_variables, run_keys, run_split
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.backbones.stored_features import StoredFeatures
 from flax_enn.networks.epinet import Epinet
