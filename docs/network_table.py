@@ -13,7 +13,7 @@ from pathlib import Path
 import pkgutil
 import re
 
-from flax_enn import build, networks
+from flax_enn import kinds, networks
 
 PAGE = Path(__file__).with_name('networks.md')
 START, END = '<!-- the table begins -->', '<!-- the table ends -->'
@@ -27,7 +27,7 @@ def entries() -> dict[str, dict[str, str]]:
     module = importlib.import_module(f'{networks.__name__}.{info.name}')
     for name, cls in vars(module).items():
       own = isinstance(cls, type) and cls.__module__ == module.__name__
-      if own and name[0] != '_' and build.NETWORK.accepts(cls):
+      if own and name[0] != '_' and kinds.NETWORK.accepts(cls):
         found[info.name] = parsed(inspect.getdoc(cls) or '')
   return found
 

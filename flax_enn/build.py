@@ -9,81 +9,23 @@ outside. Only this file and what calls it know paths of a config: an error that
 an object raises gets the path of its section in front.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 import contextlib
 import dataclasses
 import difflib
 import importlib
-import inspect
-import pkgutil
 from typing import Any
 
 from flax import linen as nn
 import ml_collections
 
 from flax_enn import annotations
-from flax_enn.data import Dataset
-from flax_enn.likelihoods import Likelihood
-from flax_enn.losses import Noise
+from flax_enn.kinds import NETWORK, Kind, class_of, files
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.with_prior import WithPrior
 
 # Fields that Linen adds to every module.
 _LINEN_FIELDS = {'parent', 'name'}
-
-
-def _takes(*arguments: str) -> Callable[[type], bool]:
-  """Whether instances of a class are called with arguments of these names."""
-
-  def accepts(cls: type) -> bool:
-    return {*arguments} <= set(inspect.signature(cls.__call__).parameters)
-
-  return accepts
-
-
-def _has_indexer(cls: type) -> bool:
-  """Whether instances have an `indexer`, a property or a field."""
-  fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-  return hasattr(cls, 'indexer') or 'indexer' in {f.name for f in fields}
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """What a section of a config may name.
-
-  Attributes:
-    what: the kind in words.
-    package: where names are looked up.
-    accepts: whether a class is of this kind.
-  """
-
-  what: str
-  package: str
-  accepts: Callable[[type], bool]
-
-
-NETWORK = Kind(
-    'an epistemic network',
-    'flax_enn.networks',
-    lambda cls: issubclass(cls, nn.Module) and _has_indexer(cls),
-)
-DATASET = Kind(
-    'a data set', 'flax_enn.data', lambda cls: issubclass(cls, Dataset)
-)
-LIKELIHOOD = Kind(
-    'a likelihood',
-    'flax_enn.likelihoods',
-    lambda cls: issubclass(cls, Likelihood),
-)
-LOSS = Kind('a loss', 'flax_enn.losses', _takes('outputs'))
-NOISE = Kind(
-    'noise on data', 'flax_enn.losses', lambda cls: issubclass(cls, Noise)
-)
-INPUTS = Kind('a choice of inputs', 'flax_enn.losses', _takes('batch', 'key'))
-INDICES = Kind(
-    'a choice of indices', 'flax_enn.losses', _takes('indexer', 'key')
-)
-PREPROCESS = Kind('a preprocessing', 'flax_enn.data', _takes('x'))
 
 
 def build(
@@ -116,7 +58,7 @@ def build(
   config = {} if config is None else config
   if not isinstance(config, Mapping) or 'name' not in config:
     raise ValueError(
-        f'{path} is {config!r}; it needs a field `name`, one of {_names(kind)}'
+        f'{path} is {config!r}; it needs a field `name`, one of {kind.names()}'
     )
   cls = find(config['name'], kind, f'{path}.name')
   known = {
@@ -196,10 +138,10 @@ def find(name: str, kind: Kind, path: str) -> type:
     except (ImportError, AttributeError) as e:
       raise ValueError(f'{path} is {name!r}; it cannot be loaded: {e}') from e
   else:
-    files = _files(kind.package)
-    if name not in files:
-      raise ValueError(f'{path} is {name!r}{choices(name, _names(kind))}')
-    found = _class_of(name, files[name])
+    modules = files(kind.package)
+    if name not in modules:
+      raise ValueError(f'{path} is {name!r}{choices(name, kind.names())}')
+    found = class_of(name, modules[name])
   if not isinstance(found, type) or not dataclasses.is_dataclass(found):
     raise ValueError(
         f'{path} is {name!r}, which is neither a dataclass nor a Linen module:'
@@ -208,7 +150,7 @@ def find(name: str, kind: Kind, path: str) -> type:
   if not kind.accepts(found):
     raise ValueError(
         f'{path} is {name!r}, which is not {kind.what}. Known:'
-        f' {", ".join(_names(kind))}'
+        f' {", ".join(kind.names())}'
     )
   return found
 
@@ -253,35 +195,6 @@ def choices(name: str, known: list[str]) -> str:
   close = difflib.get_close_matches(name, known, n=1)
   hint = f'; did you mean {close[0]!r}?' if close else '.'
   return f'{hint} Known: {", ".join(known)}'
-
-
-def _names(kind: Kind) -> list[str]:
-  """The names in the package of a kind that are of this kind."""
-  found = {
-      name: _class_of(name, path) for name, path in _files(kind.package).items()
-  }
-  return sorted(
-      name
-      for name, cls in found.items()
-      if cls and dataclasses.is_dataclass(cls) and kind.accepts(cls)
-  )
-
-
-def _class_of(name: str, module: str) -> type | None:
-  for attribute, value in vars(importlib.import_module(module)).items():
-    if attribute.lower() == name.replace('_', '') and isinstance(value, type):
-      return value
-  return None
-
-
-def _files(package: str) -> dict[str, str]:
-  """Name of each file below a package -> its import path."""
-  root = importlib.import_module(package)
-  found = {}
-  for info in pkgutil.iter_modules(root.__path__):
-    full = f'{package}.{info.name}'
-    found |= _files(full) if info.ispkg else {info.name: full}
-  return found
 
 
 def _value(value: Any, package: str, path: str, outputs: int | None) -> Any:

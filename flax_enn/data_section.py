@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from flax_enn import annotations, build, sharding
+from flax_enn import annotations, build, kinds, sharding
 from flax_enn.core import Batch
 from flax_enn.data import Dataset, Loader
 
@@ -19,7 +19,7 @@ def create_dataset(section: Any, path: str = 'config.dataset') -> Dataset:
     path: of it, for errors.
   """
   fields = {k: v for k, v in section.items() if k not in LOADER_FIELDS}
-  return build.build(fields, build.DATASET, path)
+  return build.build(fields, kinds.DATASET, path)
 
 
 def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flax_enn import build, run_folder, sharding
+from flax_enn import build, kinds, run_folder, sharding
 from flax_enn.core import EpistemicNetwork, Variables
 from flax_enn.data import DataSpec, Loader, Preprocess
 from flax_enn.data.base import Source
@@ -72,12 +72,12 @@ class Model:
     likelihood = spec.likelihood
     if config.get('likelihood'):
       likelihood = build.build(
-          config.likelihood, build.LIKELIHOOD, 'config.likelihood'
+          config.likelihood, kinds.LIKELIHOOD, 'config.likelihood'
       )
     with build.located('config.eval.temperature'):
       likelihood = likelihood.tempered(config.eval.temperature)
     network = build.build(
-        config.network, build.NETWORK, 'config.network', likelihood.outputs
+        config.network, kinds.NETWORK, 'config.network', likelihood.outputs
     )
     return cls(
         network,
@@ -252,10 +252,10 @@ def _parse_spec(found: Mapping[str, Any]) -> DataSpec:
   return DataSpec(
       _parse_input_spec(found['input_spec']),
       build.build(
-          found['likelihood'], build.LIKELIHOOD, 'model.json: likelihood'
+          found['likelihood'], kinds.LIKELIHOOD, 'model.json: likelihood'
       ),
       build.build(
-          found['preprocess'], build.PREPROCESS, 'model.json: preprocess'
+          found['preprocess'], kinds.PREPROCESS, 'model.json: preprocess'
       ),
       tuple(found['class_names']),
   )

@@ -25,7 +25,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flax_enn import annotations, build, run_folder
+from flax_enn import annotations, build, kinds, run_folder
 from flax_enn import config as config_lib
 from flax_enn.config_files import load_config, load_module
 
@@ -187,7 +187,7 @@ def load_runs(path: str, workdir: epath.PathLike) -> list[Run]:
   for override in overrides:
     changed = apply(config, override)
     config_lib.check(changed)
-    build.build(changed.network, build.NETWORK, 'config.network', outputs=1)
+    build.build(changed.network, kinds.NETWORK, 'config.network', outputs=1)
     run = Run(override, changed, epath.Path(workdir) / name(override, fields))
     if run.workdir.name in runs:
       raise ValueError(f'sweep() of {path} has {override} twice')

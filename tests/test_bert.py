@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.networks.backbones.bert import LARGE, Bert
 from flax_enn.networks.combined import Combined
 from flax_enn.networks.deterministic import Deterministic
@@ -125,7 +125,7 @@ def test_heads_from_a_config(name):
       'feature': 'pooled',
       'head': {'name': name, **HEADS[name]},
   }
-  network = build.build(config, build.NETWORK, 'config.network', 3)
+  network = build.build(config, kinds.NETWORK, 'config.network', 3)
   assert isinstance(network, Combined)
   indices = network.indexer.sample(jax.random.key(1), 3)
   rngs = {'params': jax.random.key(0), 'frozen': jax.random.key(0)}

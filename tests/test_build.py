@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.core import EpistemicNetwork
 from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
 from flax_enn.losses import Bootstrap, MeanIndex, Xent
@@ -36,10 +36,10 @@ EPINET = {
     'priors': {'x': {'name': 'mlp_prior', 'hiddens': [5]}},
 }
 # What a network is made of is looked up where networks are.
-PART = dataclasses.replace(build.NETWORK, accepts=lambda cls: True)
+PART = dataclasses.replace(kinds.NETWORK, accepts=lambda cls: True)
 
 
-def network(config, kind=build.NETWORK, outputs=None):
+def network(config, kind=kinds.NETWORK, outputs=None):
   return build.build(config, kind, 'config.network', outputs)
 
 
@@ -145,16 +145,16 @@ def test_sequences_become_tuples_so_that_networks_hash():
 @pytest.mark.parametrize(
     ('config', 'kind', 'expected'),
     [
-        ({'name': 'xent', 'label_smoothing': 0.1}, build.LOSS, Xent(0.1)),
+        ({'name': 'xent', 'label_smoothing': 0.1}, kinds.LOSS, Xent(0.1)),
         (
             {'name': 'bootstrap', 'distribution': 'poisson', 'seed': 3},
-            build.NOISE,
+            kinds.NOISE,
             Bootstrap('poisson', seed=3),
         ),
-        ({'name': 'mean_index'}, build.INDICES, MeanIndex()),
+        ({'name': 'mean_index'}, kinds.INDICES, MeanIndex()),
         (
             {'name': 'gaussian', 'dim': 2, 'scale': None},
-            build.LIKELIHOOD,
+            kinds.LIKELIHOOD,
             Gaussian(2, None),
         ),
     ],
@@ -167,21 +167,21 @@ def test_builds_dataclasses_that_are_no_modules(config, kind, expected):
 @pytest.mark.parametrize(
     ('name', 'kind', 'says', 'known'),
     [
-        ('bootstrap', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
-        ('objective', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
-        ('mean_index', build.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
-        ('xent', build.NOISE, 'not noise on data', 'bootstrap, target_noise'),
-        ('data_noise', build.NOISE, 'neither a dataclass', ''),
-        ('xent', build.INPUTS, 'which is not a choice of inputs', ''),
-        ('bootstrap', build.INPUTS, 'which is not a choice of inputs', ''),
-        ('bootstrap', build.INDICES, 'not a choice of indices', 'mean_index'),
-        ('mlp', build.NETWORK, 'which is not an epistemic network', 'epinet'),
-        ('mlp_prior', build.NETWORK, 'which is not an epistemic net', 'epinet'),
-        ('frozen', build.NETWORK, 'which is not an epistemic net', 'epinet'),
-        ('layers', build.NETWORK, 'neither a dataclass nor a Linen', ''),
-        ('batching', build.DATASET, 'neither a dataclass', ''),
-        ('loader', build.DATASET, 'which is not a data set', 'two_moons'),
-        ('base', build.LIKELIHOOD, 'neither a dataclass', ''),
+        ('bootstrap', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('objective', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('mean_index', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('xent', kinds.NOISE, 'not noise on data', 'bootstrap, target_noise'),
+        ('data_noise', kinds.NOISE, 'neither a dataclass', ''),
+        ('xent', kinds.INPUTS, 'which is not a choice of inputs', ''),
+        ('bootstrap', kinds.INPUTS, 'which is not a choice of inputs', ''),
+        ('bootstrap', kinds.INDICES, 'not a choice of indices', 'mean_index'),
+        ('mlp', kinds.NETWORK, 'which is not an epistemic network', 'epinet'),
+        ('mlp_prior', kinds.NETWORK, 'which is not an epistemic net', 'epinet'),
+        ('frozen', kinds.NETWORK, 'which is not an epistemic net', 'epinet'),
+        ('layers', kinds.NETWORK, 'neither a dataclass nor a Linen', ''),
+        ('batching', kinds.DATASET, 'neither a dataclass', ''),
+        ('loader', kinds.DATASET, 'which is not a data set', 'two_moons'),
+        ('base', kinds.LIKELIHOOD, 'neither a dataclass', ''),
     ],
 )
 def test_what_is_of_another_kind_is_refused(name, kind, says, known):
@@ -199,27 +199,27 @@ def test_what_is_of_another_kind_is_refused(name, kind, says, known):
     [
         (
             {'name': 'xent', 'label_smoothing': 2.0},
-            build.LOSS,
+            kinds.LOSS,
             'config.section: label_smoothing is 2.0; set it to',
         ),
         (
             {'name': 'gaussian', 'scale': -1.0},
-            build.LIKELIHOOD,
+            kinds.LIKELIHOOD,
             'config.section: scale is -1.0; it is',
         ),
         (
             {'name': 'xent', 'priors': EPINET['priors']},
-            build.LOSS,
+            kinds.LOSS,
             'config.section.priors is set, but Xent is not an epistemic net',
         ),
         (
             {'name': 'xent', 'frozen': True},
-            build.LOSS,
+            kinds.LOSS,
             'config.section.frozen is set, but Xent is not a network',
         ),
         (
             {**EPINET, 'base': {**MLP_CONFIG, 'priors': EPINET['priors']}},
-            build.NETWORK,
+            kinds.NETWORK,
             'config.section.base.priors is set, but MLP is not an epistemic',
         ),
     ],
@@ -239,7 +239,7 @@ def test_errors_begin_with_the_path(config, kind, says):
 def test_what_is_described_is_built_again(value):
   """Also through JSON, as `model.json` has it."""
   text = json.dumps(build.describe(value))
-  assert build.build(json.loads(text), build.LIKELIHOOD, 'there') == value
+  assert build.build(json.loads(text), kinds.LIKELIHOOD, 'there') == value
 
 
 def test_objectives_are_built_with_their_schedules_and_indices():
@@ -402,13 +402,13 @@ def package(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
-OUTSIDE = dataclasses.replace(build.NETWORK, package='outside')
+OUTSIDE = dataclasses.replace(kinds.NETWORK, package='outside')
 
 
 @pytest.mark.parametrize(
     ('name', 'kind'),
     [
-        ('outside.nets.noisy_line:NoisyLine', build.NETWORK),
+        ('outside.nets.noisy_line:NoisyLine', kinds.NETWORK),
         ('noisy_line', OUTSIDE),
     ],
     ids=['by its path', 'by its file'],
@@ -431,4 +431,4 @@ def test_adding_a_network_is_adding_one_file(package, name, kind):
 def test_a_network_may_have_its_indexer_as_a_field(package):
   del package
   name = 'outside.nets.noisy_line:OfAnyIndex'
-  assert build.find(name, build.NETWORK, 'config.network.name')
+  assert build.find(name, kinds.NETWORK, 'config.network.name')

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.likelihoods import Gaussian
 from flax_enn.metrics import PredictiveStats, marginal
 from flax_enn.networks.backbones.mlp import MLP
@@ -390,7 +390,7 @@ CONFIGS = {
 def test_from_a_config(name):
   base = {'name': 'mlp', 'hiddens': (4,), 'frozen': True}
   config = {'name': name, **CONFIGS[name], 'base': base}
-  network = build.build(config, build.NETWORK, 'config.network', 3)
+  network = build.build(config, kinds.NETWORK, 'config.network', 3)
   x = data(2)[0]
   variables = init(network, x)
   assert 'base' not in variables.get('params', {})
@@ -405,7 +405,7 @@ def test_a_base_in_bfloat16(name):
   """Posteriors are computed in float32 whatever the base is."""
   base = {'name': 'mlp', 'hiddens': (4,), 'dtype': 'bfloat16'}
   config = {'name': name, **CONFIGS[name], 'base': base}
-  network = build.build(config, build.NETWORK, 'config.network', 3)
+  network = build.build(config, kinds.NETWORK, 'config.network', 3)
   x = data(2)[0]
   variables = fit_step(network, init(network, x), x)
   index = network.indexer.sample(jax.random.key(0), 1)[0]

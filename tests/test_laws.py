@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from flax_enn import build, networks, sharding
+from flax_enn import build, kinds, networks, sharding
 from flax_enn.core import Batch, EpistemicNetwork, Example
 from flax_enn.likelihoods import Categorical
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
@@ -42,7 +42,7 @@ def holds_a_network(name):
   return any(
       isinstance(value, type)
       and value.__module__ == module.__name__
-      and build.NETWORK.accepts(value)
+      and kinds.NETWORK.accepts(value)
       for value in vars(module).values()
   )
 
@@ -188,7 +188,7 @@ def test_networks_are_found():
   assert len(NETWORKS) > 1
   # A config finds each of them by the name of its file.
   for name in NETWORKS:
-    build.find(name, build.NETWORK, 'config.network.name')
+    build.find(name, kinds.NETWORK, 'config.network.name')
 
 
 @pytest.mark.parametrize('name', NETWORKS)

@@ -24,7 +24,7 @@ FLOORS = (
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},
-    {'build'},
+    {'build', 'kinds'},
     {
         'config', 'config_files', 'data_section', 'library', 'model',
         'optimizer',

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from flax_enn import build, run_folder
+from flax_enn import build, kinds, run_folder
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.data import (
     ArraySource,
@@ -116,7 +116,7 @@ def test_preprocessing_is_that_of_a_file(tmp_path):
   png = fake_tfds.encoded(images[0], 'PNG').getvalue()
   before = Pixels((4, 5, 3), mean=ODD, std=ODD)
   text = json.dumps(build.describe(before))
-  after = build.build(json.loads(text), build.PREPROCESS, 'model.json')
+  after = build.build(json.loads(text), kinds.PREPROCESS, 'model.json')
   for x in (*images, png):
     np.testing.assert_array_equal(after(x), before(x))
   np.testing.assert_array_equal(after(png), before(images[0]))

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from tests.test_layering import ROOT
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -23,8 +23,8 @@ def test_the_page_is_up_to_date():
 def test_its_config_is_one(name):
   source = network_table.entries()[name]['Config']
   config = eval(source, {'dict': dict})  # a line of this repository
-  built = build.build(config, build.NETWORK, 'config.network', 3)
-  assert build.NETWORK.accepts(type(built))
+  built = build.build(config, kinds.NETWORK, 'config.network', 3)
+  assert kinds.NETWORK.accepts(type(built))
 
 
 def test_an_entry_that_is_missing_is_named():

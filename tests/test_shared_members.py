@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.lenet5 import LeNet5
 from flax_enn.networks.backbones.mlp import MLP
@@ -117,7 +117,7 @@ def test_lora_of_attention_alone():
       'layers': r'.*(query|value)',
       'base': {'name': 'bert', **TINY, 'frozen': True},
   }
-  network = build.build(config, build.NETWORK, 'config.network', 3)
+  network = build.build(config, kinds.NETWORK, 'config.network', 3)
   variables = init(network, texts())
   assert set(variables['params']) == {
       f'lora_layer_{i}_{name}' for i in (0, 1) for name in ('query', 'value')

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from flax_enn import build, sharding
+from flax_enn import build, kinds, sharding
 from flax_enn.core import Batch, Variables
 from flax_enn.data import Dataset, DataSpec, Loader
 from flax_enn.data.features import check_base
@@ -34,7 +34,7 @@ from flax_enn.evaluation.studies import Predictions, Study
 from flax_enn.metric_writers import clu_imports
 from flax_enn.model import Model, num_eval_indices
 
-STUDY = build.Kind(
+STUDY = kinds.Kind(
     'a study',
     'flax_enn.evaluation.studies',
     lambda cls: issubclass(cls, Study),

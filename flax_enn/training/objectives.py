@@ -7,7 +7,7 @@ import zlib
 
 import ml_collections
 
-from flax_enn import annotations, build
+from flax_enn import annotations, build, kinds
 from flax_enn.losses import Objective
 from flax_enn.optimizer import schedule_from
 
@@ -37,7 +37,7 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
         f'{path}.weight is {weight!r}; expected a finite number, or a schedule'
     )
 
-  def built(field: str, kind: build.Kind) -> Any:
+  def built(field: str, kind: kinds.Kind) -> Any:
     value = section.get(field)
     if value is None:
       return None
@@ -49,9 +49,9 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
     }
 
   fields = {
-      'loss': built('loss', build.LOSS),
-      'inputs': built('inputs', build.INPUTS),
-      'indices': built('indices', build.INDICES),
+      'loss': built('loss', kinds.LOSS),
+      'inputs': built('inputs', kinds.INPUTS),
+      'indices': built('indices', kinds.INDICES),
   }
   noise = []
   named = annotations.checked(
@@ -61,7 +61,7 @@ def _objective(config: ml_collections.ConfigDict, name: str) -> Objective:
     seed = zlib.crc32(f'{config.seed}/{name}/{key}'.encode()) >> 2
     if hasattr(value, 'items'):
       value = {'seed': seed, **value}
-    noise.append(build.build(value, build.NOISE, f'{path}.noise.{key}'))
+    noise.append(build.build(value, kinds.NOISE, f'{path}.noise.{key}'))
   hints = annotations.fields_of(Objective)
   options = {
       key: annotations.checked(section[key], hints[key], f'{path}.{key}')

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.data import ArraySource, Pixels
 from flax_enn.data.arrays import Arrays
 from flax_enn.data.base import Dataset
@@ -264,7 +264,7 @@ def test_a_config_names_them():
           'classes': (1,),
           'dataset': {'name': 'corrupted', 'dataset': {'name': 'two_moons'}},
       },
-      build.DATASET,
+      kinds.DATASET,
       'config.dataset',
   )
   assert dataset == HeldOutClasses(Corrupted(TwoMoons()), classes=(1,))
@@ -309,6 +309,6 @@ def test_any_images_can_be_standardized_by_themselves(tmp_path):
 )
 def test_a_run_writes_its_preprocessing_down(preprocess):
   described = build.describe(preprocess)
-  again = build.build(described, build.PREPROCESS, 'preprocess')
+  again = build.build(described, kinds.PREPROCESS, 'preprocess')
   assert again == preprocess
   np.testing.assert_array_equal(again(photo(12, 10)), preprocess(photo(12, 10)))

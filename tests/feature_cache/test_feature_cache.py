@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flax_enn import build, sharding
+from flax_enn import build, kinds, sharding
 from flax_enn.data import Loader, feature_shards
 from flax_enn.data import features as data_features
 from flax_enn.data.features import Features
@@ -355,7 +355,7 @@ def test_likelihoods_survive_the_manifest():
       {'name': 'gaussian', 'dim': 2, 'scale': 0.5},
       {'name': 'two_hot', 'low': -1.0, 'high': 2.0, 'atoms': 3},
   ):
-    made = build.build(section, build.LIKELIHOOD, 'likelihood')
+    made = build.build(section, kinds.LIKELIHOOD, 'likelihood')
     found = json.loads(json.dumps(feature_shards.describe_likelihood(made)))
     assert feature_shards.parse_likelihood(found) == made.tempered(1.0)
   with pytest.raises(ValueError, match='not one of'):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_enn import build
+from flax_enn import build, kinds
 from flax_enn.likelihoods import TwoHot
 
 PLAIN = TwoHot(-1.0, 2.0, 6)
@@ -52,7 +52,7 @@ def test_a_gaussian_process_shifts_each_member():
       },
   }
   outputs = SHIFTED.outputs
-  network = build.build(config, build.NETWORK, 'config.network', outputs)
+  network = build.build(config, kinds.NETWORK, 'config.network', outputs)
   x, index = jax.random.normal(jax.random.key(1), (5, 3)), jnp.eye(3)[1]
   keys = {'params': jax.random.key(2), 'frozen': jax.random.key(3)}
   out, _ = jax.jit(network.init_with_output)(keys, x, index)
