@@ -558,7 +558,7 @@ def pod(slices, hosts, chips=4):
 
 def arranged(sizes, devices, monkeypatch):
   """The devices in the order of the mesh, which real ones must make."""
-  monkeypatch.setattr(sharding, 'Mesh', lambda array, *_, **__: array)
+  monkeypatch.setattr(sharding.mesh, 'Mesh', lambda array, *_, **__: array)
   return sharding.create_mesh(sizes, devices)
 
 

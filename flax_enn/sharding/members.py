@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from flax_enn.sharding import INDEX_AXIS, MEMBER, spec
+from flax_enn.sharding.mesh import INDEX_AXIS
+from flax_enn.sharding.rules import MEMBER, spec
 
 
 def are_split(size: int) -> bool:
