@@ -12,26 +12,20 @@ Worker processes start afresh from the main module: a script that uses them
 keeps what it runs under `if __name__ == '__main__':`.
 """
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 import dataclasses
 import itertools
-from typing import Any, TypeVar
-import weakref
+from typing import Any
 
-from absl import flags
-import jax
 import numpy as np
 
-from flax_enn import waiting
 from flax_enn.core import Batch
+from flax_enn.data import grain_batches
 from flax_enn.data.base import Dataset, DataSpec
 from flax_enn.data.batching import Batcher, Padded, Problems
 from flax_enn.data.in_memory import Taken, in_memory
 from flax_enn.data.order import Order
 from flax_enn.data.reader import Reader, WithIds, counted
-
-T = TypeVar('T')
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -237,62 +231,7 @@ class Loader:
     return batch_size // self.shard_count
 
   def _read(self, stream: Any, start: int) -> Iterator[tuple[Batch, Problems]]:
-    """Iterates over a `grain.MapDataset` of batches, reading ahead."""
-    import grain
-
+    """Reads this shard of a `grain.MapDataset` of batches."""
     first = start * self.shard_count + self.shard_index
     stream = stream[first :: self.shard_count]
-    if not self.workers:
-      threads = grain.ReadOptions(
-          num_threads=min(self.read_ahead, 16),
-          prefetch_buffer_size=self.read_ahead,
-      )
-      return iter(stream.to_iter_dataset(threads))
-    # Grain reads flags when it starts workers; outside absl.app.run no one has
-    # parsed them, and their defaults are right.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    unthreaded = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    processes = grain.MultiprocessingOptions(
-        num_workers=self.workers,
-        per_worker_buffer_size=max(1, self.read_ahead // self.workers),
-    )
-    # Copied out of shared memory, which must not outlive the workers.
-    copies = (
-        stream.to_iter_dataset(unthreaded)
-        .mp_prefetch(processes)
-        .map(lambda read: (jax.tree.map(np.array, read[0]), read[1]))
-    )
-    box = [iter(copies)]
-    batches = _drain(box)
-    # Grain's own clean-up comes too late when Python is about to exit.
-    weakref.finalize(batches, lambda: box.pop().close())
-    return batches
-
-
-def prefetch(
-    batches: Iterable[Any], put: Callable[[Any], T], depth: int = 2
-) -> Iterator[T]:
-  """Starts the transfer of batches before they are asked for.
-
-  Args:
-    batches: on the host.
-    put: starts the transfer of one and returns what will hold it, without
-      waiting, such as `sharding.make_global_batch`.
-    depth: batches in flight while one is worked on.
-
-  Yields:
-    What `put` returned, in order.
-  """
-  flight = collections.deque()
-  for batch in waiting.watched(batches):
-    flight.append(put(batch))
-    if len(flight) > depth:
-      yield flight.popleft()
-  yield from flight
-
-
-def _drain(box: list[Iterator[T]]) -> Iterator[T]:
-  """Reads an iterator that can be taken away, by emptying its box."""
-  while box and (batch := next(box[0], None)) is not None:
-    yield batch
+    return grain_batches.read(stream, self.workers, self.read_ahead)
