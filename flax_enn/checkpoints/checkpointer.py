@@ -1,8 +1,7 @@
 """The checkpoints of one run: the latest ones and the best one are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent import futures
-import dataclasses
 import math
 import time
 from typing import Any, TypeVar
@@ -15,40 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flax_enn import run_folder, storage
-from flax_enn.checkpoints import fingerprint, layout
+from flax_enn.checkpoints import fingerprint, layout, orbax_manager
 
 State = TypeVar('State')
-
-
-@dataclasses.dataclass
-class _LatestAndBest:
-  """Preserves the `keep` latest checkpoints and the one of the lowest score.
-
-  Orbax's own `BestN` keeps all that were saved without metrics.
-  """
-
-  keep: int
-  scores: dict[int, Mapping[str, Any]]
-
-  def should_preserve(
-      self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    kept = {*steps[-self.keep :], layout.best(self.scores, steps)}
-    return [step in kept for step in steps]
-
-
-class _Manager(ocp.CheckpointManager):
-  """Orbax's, without its own question whether the run is preempted.
-
-  It would ask JAX with the number of the step, and `Preemption` asks with its
-  own count: JAX would agree on a moment that never comes.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    del step
-    return False
 
 
 class Checkpointer:
@@ -80,17 +48,7 @@ class Checkpointer:
     layout.check_installed(self.directory)
     layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
-    self._policy = _LatestAndBest(keep, self._scores)
-    self._manager = _Manager(
-        self.directory,
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy,
-            cleanup_tmp_directories=True,
-            # Orbax keeps the metrics in a file of its own, and one that was
-            # truncated would stop it here. They are in `scores.json`.
-            lightweight_initialize=True,
-        ),
-    )
+    self._manager = orbax_manager.create(self.directory, keep, self._scores)
 
   def save(self, state: Any, step: int) -> bool:
     """Starts to save a state; returns once it has been copied off the devices.
