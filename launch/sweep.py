@@ -3,13 +3,13 @@
   python launch/sweep.py --config=configs/two_moons_epinet.py \
     --workdir=runs/two_moons_sweep
 
-A config file may define `sweep()`, a list of overrides (see
-`flax_enn/sweep.py`). Every run has a folder in --workdir, named by what
-differs. Finished ones are skipped and broken ones go on, so that the same
-command may be given again and again; Ctrl-C and SIGTERM stop it, all saved. It
-leaves `sweep.csv`, all results, and `sweep.png`, the metric against what was
-swept. What a run says is in `train.log` beside its results; where --workdir is
-a bucket, in the folder of its last name here.
+A config file may define `sweep()`, a list of overrides (see `flax_enn.sweep`).
+Every run has a folder in --workdir, named by what differs. Finished ones are
+skipped and broken ones go on, so that the same command may be given again and
+again; Ctrl-C and SIGTERM stop it, all saved. It leaves `sweep.csv`, all
+results, and `sweep.png`, the metric against what was swept. What a run says is
+in `train.log` beside its results; where --workdir is a bucket, in the folder of
+its last name here.
 """
 
 from collections.abc import Sequence
