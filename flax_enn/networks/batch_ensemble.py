@@ -9,7 +9,7 @@ from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.layers import check_index, check_positive
+from flax_enn.networks.checks import check_index, check_positive
 
 
 class BatchEnsemble(nn.Module):

@@ -13,7 +13,8 @@ from flax_enn import backend, sampling, sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.layers import check_index, contract, run_base
+from flax_enn.networks.checks import check_index
+from flax_enn.networks.layers import contract, run_base
 from flax_enn.sharding import members
 
 # Members that are written out one by one at most: each adds to the time that

@@ -13,9 +13,10 @@ import jax
 from flax_enn.core import Example, Index, Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import Dtype, ProjectedMLP, check_index
+from flax_enn.networks.layers import Dtype, ProjectedMLP
 
 
 class Epinet(nn.Module):

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import GaussianWithUnitIndexer
-from flax_enn.networks.layers import (
-    Dtype,
-    IndexDense,
-    check_index,
-    fan_in_init,
-)
+from flax_enn.networks.checks import check_index
+from flax_enn.networks.layers import Dtype, IndexDense, fan_in_init
 
 
 class IndexMLP(nn.Module):

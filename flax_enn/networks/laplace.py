@@ -16,9 +16,9 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.checks import check_positive, check_share
 from flax_enn.networks.features import run_features
 from flax_enn.networks.key_index import draw
-from flax_enn.networks.layers import check_positive, check_share
 
 # Sums over examples by name; and noise `[F, C]` -> a draw of the weights.
 Sums = dict[str, jax.Array]

@@ -9,9 +9,10 @@ import jax
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import Dtype, IndexContract, check_index
+from flax_enn.networks.layers import Dtype, IndexContract
 
 
 class LinearEnsemble(nn.Module):

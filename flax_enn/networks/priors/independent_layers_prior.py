@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
-from flax_enn.networks.layers import check_vector
+from flax_enn.networks.checks import check_vector
 
 
 class IndependentLayersPrior(nn.Module):

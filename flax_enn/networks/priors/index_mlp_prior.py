@@ -7,7 +7,8 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Index, promote_to_float32
-from flax_enn.networks.layers import Dtype, IndexDense, check_vector
+from flax_enn.networks.checks import check_vector
+from flax_enn.networks.layers import Dtype, IndexDense
 
 # Standard deviation of a standard normal that is cut at two.
 _CUT = 0.87962566103423978
