@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from flax_enn import build
-from flax_enn.checkpoints import foreign, layout
+from flax_enn.checkpoints import foreign, layout, source_run
 from flax_enn.checkpoints.partial_read import read_arrays
 
 _FIELDS = {
@@ -54,7 +54,7 @@ def check_init(
     if state is not None:
       _match_foreign(init, found, _targets(state))
     return
-  path = _source(init, workdir)
+  path = source_run.checkpoint(init, workdir)
   saved = _saved(path)
   if state is not None:
     _match(init, path, saved, _targets(state))
@@ -90,7 +90,7 @@ def warm_start(
     for target, value in _match_foreign(init, found, variables).items():
       variables[target] = foreign.place(value, variables[target])
   else:
-    path = _source(init, workdir)
+    path = source_run.checkpoint(init, workdir)
     # One read per module: two from the same one must not share arrays.
     for pairs in _match(init, path, _saved(path), variables):
       variables |= _read(path, pairs, variables)
@@ -153,55 +153,6 @@ def _match_foreign(
       foreign.check_fit(arrays, specs)
     values |= {full: arrays[name] for name, full in here.items()}
   return values
-
-
-def _source(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
-  """The folder of the checkpoint that `config.init` names."""
-  source = layout.absolute(init['workdir'], base=workdir)
-  found = f'workdir is {init["workdir"]!r}, which is {source}:'
-  steps = layout.steps(source)
-  if not steps:
-    problem = 'no checkpoint there' if source.exists() else 'no such folder'
-    raise ValueError(
-        f'{found} {problem}. Train that run first (train.py'
-        f' --workdir={source}), then this one; or set workdir to a'
-        f' run with checkpoints (in {source.parent}: {_runs(source.parent)})'
-    )
-  step = _step(init.get('step', 'latest'), steps, source)
-  if step not in steps:
-    raise ValueError(
-        f'step is {init["step"]!r}, but the checkpoints in {source}'
-        f" are of the steps {steps}; choose one of them, 'latest' or 'best'"
-    )
-  return layout.checkpoint_dir(source) / str(step)
-
-
-def _step(
-    wanted: int | str, steps: list[int], source: epath.Path
-) -> int | None:
-  if wanted == 'latest':
-    return steps[-1]
-  if wanted == 'best':
-    return _best(steps, source)
-  # A number from the command line comes as text where the config had text.
-  return int(wanted) if str(wanted).isdecimal() else None
-
-
-def _best(steps: list[int], source: epath.Path) -> int:
-  best = layout.best(layout.scores(source), steps)
-  if best is None:
-    raise ValueError(
-        f"step is 'best', but no checkpoint in {source} was evaluated;"
-        f" choose 'latest' or one of {steps}"
-    )
-  return best
-
-
-def _runs(parent: epath.Path) -> list[str]:
-  """The runs in a folder that have checkpoints."""
-  if not parent.exists():
-    return []
-  return sorted(run.name for run in parent.iterdir() if layout.steps(run))
 
 
 def _saved(path: epath.Path) -> layout.Leaves:
