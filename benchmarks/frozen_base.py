@@ -28,35 +28,17 @@ import math
 from typing import Any
 
 from absl import app, flags
-from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from benchmarks import timing
-from flax_enn import (
-    MLP,
-    Deterministic,
-    Ensemble,
-    Epinet,
-    Objective,
-    Xent,
-    over_index,
-)
-from flax_enn.core import Batch
+from benchmarks import head_fits, log_losses, timing
+from benchmarks.head_fits import Pair
+from flax_enn import MLP, Deterministic, Ensemble, Epinet
 from flax_enn.data import Loader
 from flax_enn.data.features import Features
-from flax_enn.likelihoods import Categorical
-from flax_enn.metrics import PredictiveStats
-from flax_enn.metrics.joint import joint_nll
-from flax_enn.metrics.marginal import accuracy, nll
 from flax_enn.networks.backbones.stored_features import StoredFeatures
 from flax_enn.networks.combined import Combined
 from flax_enn.networks.laplace import Laplace
-from flax_enn.training.state import init_state
-from flax_enn.training.step import train_step
-from flax_enn.training.stepper import rows_of
 
 _FEATURES = flags.DEFINE_string('features', None, 'Folder.', required=True)
 _FEATURE = flags.DEFINE_string('feature', 'pooled', 'That heads read.')
@@ -66,13 +48,8 @@ _HOLDOUT = flags.DEFINE_float('holdout', 0.15, 'Part that chooses.')
 _ONLY = flags.DEFINE_list('only', [], 'Rows beside `base` and `linear`.')
 
 SLACK = 0.02
-TAU, NUM_INDICES, FEW_INDICES, BATCH_SIZE = 10, 1000, 200, 128
-TEMPERATURES = (
-    0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1,
-    1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0,
-)  # fmt: skip
+NUM_INDICES, FEW_INDICES = 1000, 200
 
-Pair = tuple[dict[str, np.ndarray], np.ndarray]
 Settings = dict[str, Any]
 
 
@@ -92,37 +69,10 @@ class Row:
 
 
 def trained(network: Any, settings: Settings, data: Pair, seed: int) -> Any:
-  """Variables after `_STEPS` steps of AdamW, in one compiled loop."""
-  x, y = data
-  n, steps = len(y), _STEPS.value
-  tx = optax.adamw(
-      optax.cosine_decay_schedule(settings['learning_rate'], steps),
-      weight_decay=settings['weight_decay'],
+  """Variables after `_STEPS` steps."""
+  return head_fits.trained(
+      network, settings, data, seed, steps=_STEPS.value, classes=_classes()
   )
-  ones = np.ones(n, np.float32)
-  examples = Batch(x, y, ones, np.arange(n, dtype=np.int32), ones)
-  rng = np.random.default_rng(seed)
-  epochs = [rng.permutation(n) for _ in range(-(-steps * BATCH_SIZE // n))]
-  rows = np.concatenate(epochs)[: steps * BATCH_SIZE].reshape(steps, -1)
-  step = functools.partial(
-      train_step,
-      network=network,
-      objectives={'data': Objective(Xent())},
-      tx=tx,
-      likelihood=Categorical(_classes()),
-      num_examples=n,
-      num_indices=settings.get('num_indices') or network.indexer.size,
-  )
-
-  @jax.jit
-  def run(examples: Batch, rows: jax.Array) -> Any:
-    one = rows_of(examples, rows[0, :1])
-    state = nn.unbox(init_state(network, tx, seed, one.x))
-    return jax.lax.scan(
-        lambda s, r: (step(s, rows_of(examples, r))[0], None), state, rows
-    )[0]
-
-  return run(examples, rows).variables
 
 
 @functools.cache
@@ -136,22 +86,7 @@ def gaussian(network: Any, settings: Settings, data: Pair, seed: int) -> Any:
   """The curvature of all examples, around a linear layer."""
   del settings
   holdout = len(data[1]) == len(_data()[0][1])
-  params = _linear(holdout, seed)['params']
-  index = network.indexer.sample(jax.random.key(0), 1)[0]
-
-  @jax.jit
-  def add(variables: Any, x: Any) -> Any:
-    _, found = network.apply(
-        variables, x, index, train=True, mutable=['curvature']
-    )
-    return {**variables, **found}
-
-  one = jax.tree.map(lambda a: a[:2], data[0])
-  variables = {**network.init(jax.random.key(0), one, index), 'params': params}
-  for i in range(0, len(data[1]), 2000):
-    rows = slice(i, i + 2000)
-    variables = add(variables, jax.tree.map(lambda a, r=rows: a[r], data[0]))
-  return variables
+  return head_fits.gaussian(network, _linear(holdout, seed)['params'], data)
 
 
 def on_feature(head: Any) -> Combined:
@@ -216,49 +151,6 @@ ROWS = {
 }
 
 
-def outputs(network: Any, variables: Any, x: Any, n: int) -> np.ndarray:
-  """`[N, B, C]` at all members of an ensemble, or at n indices."""
-  n = network.indexer.size or n
-  indices = network.indexer.sample(jax.random.key(1), n)
-
-  @jax.jit
-  def some(variables: Any, x: Any, indices: Any) -> jax.Array:
-    return over_index(lambda z: network.apply(variables, x, z).preds, indices)
-
-  chunks = [some(variables, x, indices[i : i + 50]) for i in range(0, n, 50)]
-  return np.concatenate(chunks)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def scores(
-    found: jax.Array, y: jax.Array, classes: int, temperature: jax.Array
-) -> dict[str, jax.Array]:
-  """`[B]` accuracy and nll, `[B // 2]` joint log-loss."""
-  likelihood = Categorical(classes)
-  stats = PredictiveStats.zeros(likelihood, len(y), TAU)
-  for i in range(0, len(found), 50):
-    stats = stats.update(likelihood, found[i : i + 50] / temperature, y)
-  return {
-      'accuracy': accuracy(stats, y),
-      'nll': nll(stats),
-      'joint': joint_nll(stats, jnp.ones(len(y)))['values'],
-  }
-
-
-def tempered(found: jax.Array, y: jax.Array) -> tuple[float, dict[str, float]]:
-  """The temperature of the lowest nll, and the mean scores at it."""
-  means = {
-      t: {k: float(v.mean()) for k, v in _scores(found, y, t).items()}
-      for t in TEMPERATURES
-  }
-  best = min(means, key=lambda t: means[t]['nll'])
-  return best, means[best]
-
-
-def _scores(found: Any, y: Any, temperature: float) -> dict[str, np.ndarray]:
-  return jax.device_get(scores(found, y, _classes(), temperature))
-
-
 @functools.cache
 def choose(name: str) -> tuple[Settings, float, float]:
   """What the held out part chooses: settings, temperature; their nll."""
@@ -271,8 +163,8 @@ def choose(name: str) -> tuple[Settings, float, float]:
     if key not in tried:
       network = row.network(settings)
       variables = row.fit(network, settings, train, 0)
-      found = outputs(network, variables, held[0], FEW_INDICES)
-      tried[key] = tempered(found, held[1])
+      found = log_losses.outputs(network, variables, held[0], FEW_INDICES)
+      tried[key] = log_losses.tempered(found, held[1], _classes())
       temperature, means = tried[key]
       timing.print_row(f'  {name}', **settings, T=temperature, **means)
     _, means = tried[key]
@@ -294,8 +186,8 @@ def test(name: str, settings: Settings, temperature: float) -> dict[str, Any]:
   for seed in range(_SEEDS.value):
     network = row.network(settings)
     variables = row.fit(network, settings, train, seed)
-    each = outputs(network, variables, held[0], NUM_INDICES)
-    found.append(_scores(each, held[1], temperature))
+    each = log_losses.outputs(network, variables, held[0], NUM_INDICES)
+    found.append(log_losses.scores(each, held[1], _classes(), temperature))
   return {k: np.stack([f[k] for f in found]) for k in found[0]}
 
 
@@ -334,37 +226,13 @@ def main(argv: list[str]) -> None:
     settings, temperature, _ = choose(name)
     found = test(name, settings, temperature)
     if name == 'base':
-      timing.print_row('base, T=1', **_means(test(name, {}, 1.0)))
+      as_it_came = log_losses.means(test(name, {}, 1.0))
+      timing.print_row('base, T=1', **as_it_came)
     reference = found if name == 'linear' else reference
     timing.print_row(
-        name, **settings, T=temperature, **_means(found),
-        **(_ratios(found, reference) if reference else {}),
+        name, **settings, T=temperature, **log_losses.means(found),
+        **(log_losses.ratios(found, reference) if reference else {}),
     )  # fmt: skip
-
-
-def _means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
-  means = {}
-  for name, values in found.items():
-    seeds = values.mean(1)
-    means[name] = float(seeds.mean())
-    if name != 'accuracy' and len(seeds) > 1:
-      error = seeds.std(ddof=1) / math.sqrt(len(seeds))
-      means[f'{name}_error'] = float(error)
-  return means
-
-
-def _ratios(
-    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-  """Ratios of means, with errors by the delta method over the examples."""
-  ratios = {}
-  for name in ('nll', 'joint'):
-    a, b = found[name].mean(0), reference[name].mean(0)
-    ratio = a.mean() / b.mean()
-    error = (a - ratio * b).std(ddof=1) / math.sqrt(len(a)) / b.mean()
-    ratios[f'{name}_of_linear'] = float(ratio)
-    ratios[f'{name}_of_error'] = float(error)
-  return ratios
 
 
 if __name__ == '__main__':
