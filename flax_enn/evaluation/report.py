@@ -138,7 +138,7 @@ def _grid(
 
   In inches: matplotlib's own layouts draw everything once more to find it.
   """
-  width, height = figure.bbox.size / figure.dpi
+  width, height = np.divide(figure.bbox.size, figure.dpi)
   return figure.add_gridspec(
       rows, columns, left=0.85 / width, right=1 - 0.25 / width,
       bottom=0.6 / height, top=1 - 0.45 / height, wspace=0.28, hspace=0.1,
@@ -193,7 +193,8 @@ def _plane(figure: SubFigure, predictor: Predictor, points: Points) -> None:
   extent = (low[0], high[0], low[1], high[1])
   mean = probs.mean(0)
   spread = _entropy(mean) - _entropy(probs).mean(0)
-  left, right = map(figure.add_subplot, _grid(figure, 1, 2))
+  places = _grid(figure, 1, 2)
+  left, right = (figure.add_subplot(places[i]) for i in (0, 1))
   plots.plane_classes(left, extent, mean.reshape(_GRID, _GRID, -1), x, y)
   plots.plane_disagreement(
       right, extent, np.maximum(spread, 0).reshape(_GRID, _GRID), x, y
@@ -218,9 +219,8 @@ def _regression(
     plots.log_losses(ax, results.metrics, results.tau)
     return
   figure.set_size_inches(13, 5)
-  left, right = map(
-      figure.add_subplot, _grid(figure, 1, 2, width_ratios=(2, 1))
-  )
+  places = _grid(figure, 1, 2, width_ratios=(2, 1))
+  left, right = (figure.add_subplot(places[i]) for i in (0, 1))
   x, y = found
   low, high = _range(x, 0.25)
   grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
