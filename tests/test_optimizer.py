@@ -214,8 +214,8 @@ def all_optimizers():
 # What they need beside the gradient, the training step does not have.
 NOT_OURS = {
     'lbfgs': "'value', 'grad', and 'value_fn'",
-    'contrib.momo': "'value'",
-    'contrib.momo_adam': "'value'",
+    'contrib.momo': "(?:'value'|loss value)",
+    'contrib.momo_adam': "(?:'value'|loss value)",
     'contrib.sophia': 'obj_fn',
 }
 
