@@ -83,16 +83,24 @@ def perceptrons(classes: int) -> Groups:
       'ensemble': ensemble,
       'epinet': epinet,
       'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
-      'hypermodel': Hypermodel(base, index_dim=5),
+      # Scaled kernels start with less spread, which a curve needs, and learn
+      # more slowly, the more inputs there are.
+      'hypermodel': Hypermodel(
+          base, index_dim=5, scale_kernels=classes == 1
+      ),
       'index_mlp': IndexMLP(HIDDENS, classes, index_dim=11),
       'laplace': Laplace(
-          Frozen(base), last, noise_std=0.1 if classes == 1 else None
+          Frozen(base),
+          last,
+          prior_precision=10.0,
+          noise_std=0.1 if classes == 1 else None,
       ),
       'linear_ensemble': LinearEnsemble(base, last, index_dim=10),
       'lora_ensemble': LoraEnsemble(Frozen(base), size=8),
       'mlp_dropout': MLPDropout(HIDDENS, classes),
       'rescaled': Rescaled(epinet),
-      'sngp': Sngp(SpectralNorm(base), last, classes),
+      # Spectral norms keep features close together: the kernel is as narrow.
+      'sngp': Sngp(SpectralNorm(base), last, classes, length_scale=0.3),
       'variational_last_layer': VariationalLastLayer(base, last, classes),
       'with_prior': WithPrior(
           ensemble, {'member': ScaledPrior(EnsemblePrior(base.clone()), 1.0)}
@@ -157,7 +165,7 @@ CASES = {
     'two_moons': Case(
         lambda _: TwoMoons(n_train=200, n_test=1000, noise=0.3), perceptrons
     ),
-    'regression': Case(lambda _: Regression(), perceptrons),
-    'digits': Case(lambda _: Digits(), images, steps=200),
+    'regression': Case(lambda _: Regression(), perceptrons, steps=2000),
+    'digits': Case(lambda _: Digits(), images),
     'cola': Case(_cola, sentences, 300, batch_size=32, learning_rate=5e-4),
 }

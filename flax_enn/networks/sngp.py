@@ -50,7 +50,8 @@ class Sngp(nn.Module):
       concatenated in this order.
     classes: number of outputs C.
     num_features: M random features.
-    length_scale: of the kernel.
+    length_scale: of the kernel, in distances between phi(x): a spectral norm
+      keeps these small, and a much larger length lets nothing be fitted.
     ridge: precision of the weights before any data.
     decay: of the precision that earlier batches have brought.
   """
