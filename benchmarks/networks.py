@@ -18,7 +18,7 @@ import optax
 
 from benchmarks import timing
 from benchmarks.network_cases import CASES, Case
-from flax_enn import Nll, Objective
+from flax_enn import Nll, Objective, compilation_cache
 from flax_enn.data.base import Dataset
 from flax_enn.experiment import Experiment
 from flax_enn.loggers import SilentLogger
@@ -106,6 +106,7 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'expected flags only, found {argv[1:]}')
   timing.print_machine()
+  compilation_cache.enable(None)  # seeds differ in numbers only
   case, only = CASES[_DATASET.value], set(_ONLY.value)
   runs = Runs(case, _STEPS.value or case.steps, _DATA_DIR.value)
   groups = case.groups(runs.dataset.likelihood.outputs)
