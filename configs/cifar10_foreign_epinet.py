@@ -66,9 +66,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 1e-2
   config.optimizer.weight_decay = 1e-4
-  # These, as the rest, were chosen on a part of the training split.
+  # As the rest, chosen on a part of the training split.
   config.eval.temperature = 2.0
-  config.eval.base_temperature = 2.0
   config.init = {
       'file': config_dict.placeholder(str),
       'modules': {'base': 'cifar_resnet'},
