@@ -4,8 +4,14 @@
     --config.dataset.path=features/imagenette --workdir=runs/imagenette_epinet
 
 The base is a quantised MobileNetV2, whose features of Imagenette's images are
-in a file: docs/foreign_bases.md makes a folder of them. Expected: see there,
-where the table is that of `benchmarks/frozen_base.py`.
+in a file: docs/foreign_bases.md makes a folder of them, and compares with other
+heads. It takes half a minute. Expected on the test split (in brackets the range
+over the seeds 0, 1 and 2):
+
+             base    epinet                     epinet / base
+  accuracy   0.978   0.976 (0.974 to 0.978)
+  nll        0.0747  0.0736 (0.0720 to 0.0750)  0.98 (0.96 to 1.00)
+  joint_nll  0.747   0.265 (0.254 to 0.283)     0.35 (0.34 to 0.38)
 """
 
 import ml_collections
