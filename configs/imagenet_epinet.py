@@ -41,8 +41,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   # Ours: 8 indices cost little beside one pass of the base.
   config.num_indices = 8
   # Ours: AdamW at its usual rate. On the features of another ImageNet network
-  # a decay of 1 took a tenth of the joint log-loss (docs/foreign_bases.md, 2,000
-  # steps): the same product of rate, decay and steps.
+  # a decay of 1 for 2,000 steps took a tenth of the joint log-loss
+  # (docs/foreign_bases.md): the same product of rate, decay and steps.
   config.optimizer.name = 'adamw'
   config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 0.16
