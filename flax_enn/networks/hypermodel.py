@@ -55,7 +55,8 @@ class Hypermodel(nn.Module):
       that what is generated has a variance of order 1 in every entry, and at
       the mean the base starts as it does by itself. Else it starts as in enn,
       with a variance near one over the number of entries of each leaf; if that
-      were divided too, next to no signal would reach the last layer.
+      were divided too, next to no signal would reach the last layer. At one
+      learning rate scaled kernels learn more slowly, the more inputs there are.
     small_start: whether it starts so where kernels are scaled too, as enn's do.
     temperature: divides the output.
   """
