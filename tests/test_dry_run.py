@@ -444,6 +444,7 @@ def test_dry_run_of_an_epinet():
   assert {c.axes for c in training.collectives} == {('data',)}
 
 
+@pytest.mark.slow
 def test_dry_run_reads_no_data(tmp_path, monkeypatch, caplog):
   config = tiny.epinet()
   config.dataset = {

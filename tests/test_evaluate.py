@@ -18,15 +18,22 @@ def run(tmp_path_factory):
   return folder, train_and_evaluate(tiny.epinet(), folder)
 
 
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('saved')
+  tiny.untrained(tiny.epinet(), folder, {2: {'nll': 0.7}, 4: {'nll': 0.6}})
+  return folder
+
+
 @pytest.fixture
-def command(run, tmp_path, capsys):
+def command(tmp_path, capsys):
   """Runs the command line; what it prints, and what results.json holds."""
 
-  def call(**given):
+  def call(workdir, **given):
     if not flags.FLAGS.is_parsed():
       flags.FLAGS(['evaluate'])
     out = tmp_path / 'out'
-    with flagsaver.flagsaver(workdir=str(run[0]), out=str(out), **given):
+    with flagsaver.flagsaver(workdir=str(workdir), out=str(out), **given):
       evaluate.run([])
     written = json.loads((out / 'results.json').read_text())
     return capsys.readouterr().out, written, out
@@ -34,8 +41,9 @@ def command(run, tmp_path, capsys):
   return call
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_run(run, command):
-  said, written, out = command(step='latest')
+  said, written, out = command(run[0], step='latest')
   assert written['step'] == run[1]['step']
   for model, values in run[1]['test'].items():
     assert written['test'][model] == pytest.approx(values, rel=1e-5, abs=1e-6)
@@ -45,13 +53,14 @@ def test_the_numbers_of_the_run(run, command):
 
 
 @pytest.mark.slow
-def test_other_data_and_studies(command, tmp_path):
+def test_other_data_and_studies(run, command, tmp_path):
   path = tmp_path / 'other.npz'
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(60, 2)).astype(np.float32), np.arange(60) % 2
   np.savez(path, x_train=x, y_train=y, x_test=x[:30], y_test=y[:30])
   data = json.dumps({'name': 'arrays', 'path': str(path)})
   said, written, out = command(
+      run[0],
       dataset=data, split='train', selective=True, conformal=0.8, ood=[
           json.dumps({'name': 'two_moons', 'n_test': 40}),
       ],
@@ -77,6 +86,6 @@ def test_other_data_and_studies(command, tmp_path):
         ({'step': '7'}, r'has the steps \[2, 4\]'),
     ],
 )
-def test_bad_flags(command, given, message):
+def test_bad_flags(saved, command, given, message):
   with pytest.raises(ValueError, match=message):
-    command(**given)
+    command(saved, **given)

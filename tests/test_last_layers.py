@@ -238,6 +238,7 @@ def test_laplace_refuses_an_unknown_form():
     Laplace(MLP((), 2), ('inputs',), form='ful')
 
 
+@pytest.mark.slow
 def test_sngp_adds_up_the_outer_products():
   x = data(2)[0]
   base = SpectralNorm(MLP(hiddens=(6,), classes=4))

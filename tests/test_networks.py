@@ -291,6 +291,7 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
   assert_trees_close(unrolled, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('frozen', [slow(False), True])
 def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
   """On a mesh that splits members: outputs, statistics and gradients."""
@@ -335,6 +336,7 @@ def test_members_that_all_devices_have_get_their_gradient(monkeypatch):
     assert_trees_close(jax.jit(step)(variables), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unrolled_members_are_the_vmapped_ones_in_chunks(monkeypatch):
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
   network, variables = dropping()
@@ -461,6 +463,7 @@ MIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'case', ['head', *(slow(c) for c in MIXED if c != 'head')]
 )

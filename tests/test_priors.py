@@ -18,6 +18,7 @@ from flax_enn.networks.priors.conv_prior import (
 )
 from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
 from flax_enn.networks.priors.mlp_prior import MLPPrior
+from tests import slow
 
 CIFAR = {'channels': (4, 8, 4), 'kernels': (5, 5, 5), 'strides': (2, 2, 2)}
 SMALL = {'channels': (2, 3), 'kernels': (3, 2), 'strides': (2, 1)}
@@ -72,7 +73,7 @@ def test_each_member_is_a_network_of_its_own():
 
 
 @pytest.mark.parametrize(('platform', 'channels'), [('cpu', 2), ('tpu', 1)])
-@pytest.mark.parametrize('size', [1, 4, 16])
+@pytest.mark.parametrize('size', [slow(1), 4, slow(16)])
 def test_one_convolution_per_layer_whatever_the_size(size, platform, channels):
   """The second has a group for each network on TPUs, each channel elsewhere."""
   x = images(2, 8, 8, 3)

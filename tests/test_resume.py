@@ -53,6 +53,7 @@ def test_a_run_made_longer_goes_on(whole, tmp_path):
   check_continues(config, tmp_path, reference)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_again_and_not_trained(whole):
   config, workdir = whole
   before, saved = results(workdir), tiny.files(workdir / 'checkpoints')

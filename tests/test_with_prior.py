@@ -26,6 +26,7 @@ from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
+from tests import slow
 from tests.test_laws import NETWORKS, PRODUCTS, equations, example
 from tests.test_layers import (
     IMAGES,
@@ -143,9 +144,9 @@ KINDS = {
     'kind, scale',
     [
         *((kind, 1.0) for kind in KINDS),
-        ('basis', 0.25),
-        ('basis', (0.0, 2.0, -1.0)),
-        ('backbone', (0.0, 2.0, -1.0)),
+        slow('basis', 0.25),
+        slow('basis', (0.0, 2.0, -1.0)),
+        slow('backbone', (0.0, 2.0, -1.0)),
         ('network', 0.25),
     ],
     ids=str,

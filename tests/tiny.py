@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import ml_collections
 
+from flax_enn import run_folder
 from flax_enn.checkpoints import Checkpointer
 from flax_enn.core import Batch
 from flax_enn.likelihoods import Categorical
@@ -77,6 +78,29 @@ def built(config) -> Trainer:
   trainer = Trainer.from_config(config)
   checks.check(trainer)
   return trainer
+
+
+def untrained(config, folder, scores) -> None:
+  """A run that saved what it starts with, and has more of it in each step.
+
+  Args:
+    config: of the run.
+    folder: its workdir.
+    scores: of each step that is saved.
+  """
+  trainer = built(config)
+  run_folder.write_config(config, folder)
+  run_folder.write_json(folder / 'model.json', trainer.model.describe())
+  with (
+      trainer.use_mesh(),
+      contextlib.closing(Checkpointer(folder)) as checkpointer,
+  ):
+    state = trainer.create_state()
+    for step, score in scores.items():
+      checkpointer.save(state, step)
+      checkpointer.score(step, score)
+      params = jax.tree.map(lambda p: 1.1 * p, state.params)
+      state = state.replace(params=params)
 
 
 def train_step(network, tx, *, classes, num_examples, num_indices):

@@ -126,7 +126,7 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path, mesh):
         ([-1.0, 0.5, -2.0, 0.5, 0.5], [3, 4, 5], 3),
     ],
 )
-@pytest.mark.parametrize('reopen', [False, True])
+@pytest.mark.parametrize('reopen', [slow(False), True])
 def test_keeps_latest_and_best(tmp_path, one_device, nlls, left, best, reopen):
   checkpointer = Checkpointer(tmp_path, keep=2)
   params = {'w': jnp.zeros(3)}

@@ -12,7 +12,7 @@ from flax_enn.data import ArraySource, Taken
 from flax_enn.data.arrays import Arrays
 from flax_enn.data.fake import Fake
 from flax_enn.data.order import Order, epoch_order
-from tests import tiny
+from tests import slow, tiny
 from tests.data.reading import eval_batches, train_batches
 
 
@@ -89,7 +89,7 @@ def assert_equal(taken, read):
     assert dtypes[0] == dtypes[1]
 
 
-@pytest.mark.parametrize('start', [0, 5, 100])
+@pytest.mark.parametrize('start', [slow(0), 5, slow(100)])
 @pytest.mark.parametrize('shard', [(0, 1), (1, 2)])
 @pytest.mark.parametrize('holdout', [0.0, 0.3])
 def test_taken_as_read(pair, start, shard, holdout):

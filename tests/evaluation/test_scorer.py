@@ -13,6 +13,7 @@ from flax_enn.core import Batch, Output
 from flax_enn.evaluation import Scorer
 from flax_enn.likelihoods import Categorical, Gaussian
 from flax_enn.model import Model
+from tests import slow
 
 B, C, N, TAU = 16, 3, 24, 4
 KEY = jax.random.key(7)
@@ -143,7 +144,7 @@ def on_one_device():
   return _score(40)
 
 
-@pytest.mark.parametrize('sizes', [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('sizes', [slow((1, 8, 1)), (2, 2, 2)])
 def test_results_do_not_depend_on_the_mesh(sizes, on_one_device):
   mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)))
   found, expected = _score(40, mesh=mesh, chunk=5), on_one_device

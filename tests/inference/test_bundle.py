@@ -1,7 +1,6 @@
 """Bundles: a run without the run, found to be damaged where it is."""
 
 from concurrent import futures
-import contextlib
 import hashlib
 from http import client
 import json
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from flax_enn import run_folder, sharding
-from flax_enn.checkpoints import Checkpointer, DamagedCheckpointError
+from flax_enn.checkpoints import DamagedCheckpointError
 from flax_enn.inference import Predictor, export_bundle
 from tests import tiny
 from tests.inference import models, test_stored
@@ -51,19 +50,6 @@ def load(folder, **options):
   return Predictor.load(folder, mesh=mesh, **options)
 
 
-def untrained(config, folder):
-  """A run that saved and scored its initial state, as step 2."""
-  trainer = tiny.built(config)
-  run_folder.write_config(config, folder)
-  run_folder.write_json(folder / 'model.json', trainer.model.describe())
-  with (
-      trainer.use_mesh(),
-      contextlib.closing(Checkpointer(folder)) as checkpointer,
-  ):
-    checkpointer.save(trainer.create_state(), 2)
-    checkpointer.score(2, SCORES)
-
-
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
   """A bundle whose run is gone: its folder, and what the run predicted.
@@ -72,7 +58,7 @@ def made(tmp_path_factory):
   """
   folder = tmp_path_factory.mktemp('made')
   run, out = folder / 'run', folder / 'bundle'
-  untrained(tiny.epinet(**{'eval.temperature': 1.5}), run)
+  tiny.untrained(tiny.epinet(**{'eval.temperature': 1.5}), run, {2: SCORES})
   p = load(run)
   expected = {
       'probs': p.probs(X),
@@ -160,7 +146,7 @@ def test_the_recipe(made, monkeypatch, capsys):
 @pytest.mark.slow
 def test_in_a_bare_environment(tmp_path):
   """Where nothing of flax_enn, flax, optax or Orbax can be imported."""
-  untrained(tiny.ensemble(), tmp_path / 'run')
+  tiny.untrained(tiny.ensemble(), tmp_path / 'run', {2: SCORES})
   results = {'step': 2, 'test': {'enn': {'nll': 0.25, 'ece': None}}}
   run_folder.write_json(tmp_path / 'run' / 'results.json', results)
   out = tmp_path / 'bundle'
