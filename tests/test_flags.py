@@ -80,7 +80,7 @@ def test_wrong_flags(case, answers):
   assert WRONG[case][1] in said
   # What a config file raises when it is read is shown with its place.
   assert 'Traceback' not in said or case == 'no such config'
-  assert [path.name for path in folder.iterdir()] == ['config.py']
+  assert list(tiny.files(folder)) == ['config.py']
 
 
 def test_help_names_the_flags(answers):

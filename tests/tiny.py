@@ -125,13 +125,13 @@ def abstract_batch(x) -> Batch:
 
 
 def files(folder) -> dict[str, str]:
-  """Path -> digest of every file below a folder."""
+  """Path -> digest of every file below a folder, but for Python's caches."""
   return {
       str(path.relative_to(folder)): hashlib.sha256(
           path.read_bytes()
       ).hexdigest()
       for path in sorted(Path(folder).rglob('*'))
-      if path.is_file()
+      if path.is_file() and path.parent.name != '__pycache__'
   }
 
 
