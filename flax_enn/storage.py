@@ -1,4 +1,4 @@
-"""Storage that fails: for a moment, when it is asked again, or for good."""
+"""Storage that fails: which errors are transient, retries, and full disks."""
 
 from collections.abc import Callable, Generator
 import contextlib
@@ -13,16 +13,16 @@ from etils import epath
 T = TypeVar('T')
 
 # These say that a file is not there, or not what it was: no second try helps.
-LOSS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # What TensorFlow, by which epath reaches a bucket, says of a fault that may
 # pass, in an error that is no OSError: cancelled, unknown, deadline exceeded,
 # permission denied, resource exhausted, aborted (it has tried ten times),
 # internal, unavailable, unauthenticated.
-_PASSING_CODES = {1, 2, 4, 7, 8, 10, 13, 14, 16}
+_TRANSIENT_CODES = {1, 2, 4, 7, 8, 10, 13, 14, 16}
 # What TensorStore calls them, within a ValueError; it says DATA_LOSS,
 # OUT_OF_RANGE, NOT_FOUND … of what is damaged. UNKNOWN is how it knows an
 # input/output error.
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED'
     r'|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|UNKNOWN|INTERNAL)\b:'
 )
@@ -31,7 +31,7 @@ BACK_OFF = (1.0, 4.0, 16.0)
 # Of a disk that takes nothing more.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # How TensorStore and TensorFlow say it, and that they may not write.
-_SAYS = re.compile(
+_DISK_ERRORS = re.compile(
     'RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code|No space left|quota'
 )
 
@@ -69,15 +69,15 @@ def _is_of_disk(error: BaseException | None, workdir: str) -> bool:
     return inside or error.errno in FULL
   if error is None or workdir not in str(error):
     return False
-  return may_pass(error) or bool(_SAYS.search(str(error)))
+  return is_transient(error) or bool(_DISK_ERRORS.search(str(error)))
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
   """Whether storage could not be reached, and may well hold what it did."""
   if isinstance(error, OSError):
-    return not isinstance(error, LOSS)
+    return not isinstance(error, _PERMANENT)
   code = getattr(error, 'error_code', None)
-  return code in _PASSING_CODES or bool(_PASSING.search(str(error)))
+  return code in _TRANSIENT_CODES or bool(_TRANSIENT.search(str(error)))
 
 
 def read_bytes(path: epath.Path) -> bytes:
@@ -87,14 +87,14 @@ def read_bytes(path: epath.Path) -> bytes:
     OSError: the file is not there, or cannot be read for longer.
   """
   try:
-    return read_again(path.read_bytes, may_pass)
+    return retry(path.read_bytes, is_transient)
   except Exception as e:
-    if isinstance(e, OSError) or not may_pass(e):
+    if isinstance(e, OSError) or not is_transient(e):
       raise
     raise OSError(f'{path} cannot be read: {e}') from e
 
 
-def read_again(read: Callable[[], T], passes: Callable[[Exception], bool]) -> T:
+def retry(read: Callable[[], T], passes: Callable[[Exception], bool]) -> T:
   """What `read` returns, which is tried again for a while (see BACK_OFF).
 
   `passes` says of an error whether another try may help.

@@ -129,7 +129,7 @@ class WorkdirLock:
           f'workdir is {self._path.parent}, which cannot be written'
           f' ({type(e).__name__}: {e});'
       )
-      if e.__cause__ and storage.may_pass(e.__cause__):
+      if e.__cause__ and storage.is_transient(e.__cause__):
         raise OSError(
             f'{self._path.parent} cannot be reached ({e}); nothing was changed'
         ) from e

@@ -61,7 +61,7 @@ def sort_errors(path: epath.Path) -> Generator[None]:
   except Exception as error:
     reason = str(error).strip().partition('\n')[0][:200]
     what = f'cannot read {path} ({type(error).__name__}: {reason})'
-    if any(map(storage.may_pass, _chain(error))):
+    if any(map(storage.is_transient, _chain(error))):
       raise StorageError(what) from error
     raise DamagedCheckpointError(what) from error
 
@@ -84,7 +84,7 @@ def read(path: epath.Path, reader: Callable[[], T]) -> T:
     with sort_errors(path):
       return reader()
 
-  return storage.read_again(attempt, lambda e: isinstance(e, StorageError))
+  return storage.retry(attempt, lambda e: isinstance(e, StorageError))
 
 
 def absolute(path: epath.PathLike, base: epath.PathLike = '.') -> epath.Path:
