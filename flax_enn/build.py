@@ -19,8 +19,7 @@ from typing import Any
 from flax import linen as nn
 import ml_collections
 
-from flax_enn import annotations
-from flax_enn.kinds import NETWORK, Kind, class_of, files
+from flax_enn import annotations, kinds
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.with_prior import WithPrior
 
@@ -30,7 +29,7 @@ _LINEN_FIELDS = {'parent', 'name'}
 
 def build(
     config: Mapping[str, Any] | ml_collections.ConfigDict | None,
-    kind: Kind,
+    kind: kinds.Kind,
     path: str,
     outputs: int | None = None,
 ) -> Any:
@@ -95,12 +94,12 @@ def build(
     if not config[wrapper]:
       continue
     if not isinstance(built, nn.Module) or (
-        wrapper == 'priors' and not NETWORK.accepts(cls)
+        wrapper == 'priors' and not kinds.NETWORK.accepts(cls)
     ):
+      what = kinds.NETWORK.what if wrapper == 'priors' else 'a network'
       raise ValueError(
-          f'{path}.{wrapper} is set, but {cls.__name__} is not'
-          f' {NETWORK.what if wrapper == "priors" else "a network"}; only these'
-          f' have `{wrapper}`'
+          f'{path}.{wrapper} is set, but {cls.__name__} is not {what}; only'
+          f' these have `{wrapper}`'
       )
     value = _value(config[wrapper], kind.package, f'{path}.{wrapper}', outputs)
     built = _WRAPPERS[wrapper](built, value)
@@ -123,7 +122,7 @@ def located(path: str) -> Generator[None]:
     raise ValueError(f'{path}: {e}') from e
 
 
-def find(name: str, kind: Kind, path: str) -> type:
+def find(name: str, kind: kinds.Kind, path: str) -> type:
   """Looks up the class of a name.
 
   Args:
@@ -138,10 +137,10 @@ def find(name: str, kind: Kind, path: str) -> type:
     except (ImportError, AttributeError) as e:
       raise ValueError(f'{path} is {name!r}; it cannot be loaded: {e}') from e
   else:
-    modules = files(kind.package)
+    modules = kinds.modules(kind.package)
     if name not in modules:
       raise ValueError(f'{path} is {name!r}{choices(name, kind.names())}')
-    found = class_of(name, modules[name])
+    found = kinds.class_of(name, modules[name])
   if not isinstance(found, type) or not dataclasses.is_dataclass(found):
     raise ValueError(
         f'{path} is {name!r}, which is neither a dataclass nor a Linen module:'
@@ -201,7 +200,7 @@ def _value(value: Any, package: str, path: str, outputs: int | None) -> Any:
   """Builds what is nested; sequences become tuples, so that they hash."""
   if isinstance(value, (Mapping, ml_collections.ConfigDict)):
     if 'name' in value:
-      part = Kind('a part of it', package, lambda cls: True)
+      part = kinds.Kind('a part of it', package, lambda cls: True)
       return build(value, part, path, outputs)
     return {
         k: _value(v, package, f'{path}.{k}', outputs) for k, v in value.items()

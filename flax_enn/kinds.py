@@ -46,7 +46,7 @@ class Kind:
     """The names in the package that are of this kind."""
     found = {
         name: class_of(name, path)
-        for name, path in files(self.package).items()
+        for name, path in modules(self.package).items()
     }
     return sorted(
         name
@@ -87,11 +87,11 @@ def class_of(name: str, module: str) -> type | None:
   return None
 
 
-def files(package: str) -> dict[str, str]:
+def modules(package: str) -> dict[str, str]:
   """Name of each file below a package -> its import path."""
   root = importlib.import_module(package)
   found = {}
   for info in pkgutil.iter_modules(root.__path__):
     full = f'{package}.{info.name}'
-    found |= files(full) if info.ispkg else {info.name: full}
+    found |= modules(full) if info.ispkg else {info.name: full}
   return found

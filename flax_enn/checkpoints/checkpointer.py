@@ -48,7 +48,9 @@ class Checkpointer:
     layout.check_installed(self.directory)
     layout.check_commit_markers(workdir)
     self._scores = layout.scores(workdir)
-    self._manager = orbax_manager.create(self.directory, keep, self._scores)
+    self._manager = orbax_manager.create_manager(
+        self.directory, keep, self._scores
+    )
 
   def save(self, state: Any, step: int) -> bool:
     """Starts to save a state; returns once it has been copied off the devices.

@@ -41,7 +41,7 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-def create(
+def create_manager(
     directory: epath.Path, keep: int, scores: dict[int, Mapping[str, Any]]
 ) -> ocp.CheckpointManager:
   """Opens the checkpoints in a folder; unfinished ones are cleared away.

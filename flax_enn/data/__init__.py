@@ -4,7 +4,7 @@ from flax_enn.data.base import ArraySource, Dataset, DataSpec, Element, Source
 from flax_enn.data.batching import abstract_batch
 from flax_enn.data.in_memory import Taken
 from flax_enn.data.loader import Loader
-from flax_enn.data.prefetch import prefetch
+from flax_enn.data.prefetching import prefetch
 from flax_enn.data.preprocess import Identity, Pixels, Preprocess, Standardize
 
 __all__ = [

@@ -136,7 +136,8 @@ def _grid(
 ) -> GridSpec:
   """Places for plots, with room around them for what is written there.
 
-  In inches: matplotlib's own layouts draw everything once more to find it.
+  Margins are in inches: matplotlib's own layouts draw everything once more to
+  find them.
   """
   width, height = np.divide(figure.bbox.size, figure.dpi)
   return figure.add_gridspec(

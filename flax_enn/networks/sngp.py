@@ -38,8 +38,8 @@ class Sngp(nn.Module):
     it a `spectral_norm` of a residual base.
   Cost: one more index is a draw of M·C weights and a triangular solve; M·C
     parameters, and M^2 numbers of the precision.
-  Config: dict(name='sngp', features=('hidden_1',), base=dict(
-    name='spectral_norm', net=dict(name='mlp', hiddens=(50, 50))))
+  Config: dict(name='sngp', features=('hidden_1',), length_scale=0.3,
+    base=dict(name='spectral_norm', net=dict(name='mlp', hiddens=(50, 50))))
   Source: arXiv:2006.10108, section 3.2 and algorithm 1, with the precision of
     a Gaussian likelihood, as in the published code by default.
 
