@@ -6,3 +6,8 @@ import pytest
 def slow(*values, **options):
   """A case of a table that only `make test-all` tries."""
   return pytest.param(*values, marks=pytest.mark.slow, **options)
+
+
+def thinned(values, every=2):
+  """Values of which `make test` tries one in so many, `make test-all` all."""
+  return [slow(v) if place % every else v for place, v in enumerate(values)]

@@ -13,7 +13,7 @@ from flax_enn.networks.bayes_by_backprop import BayesByBackprop
 from flax_enn.networks.key_index import draw
 from flax_enn.networks.mlp_dropout import MLPDropout
 from flax_enn.sampling import over_index, reduce_over_index
-from tests import slow
+from tests import thinned
 from tests.test_laws import NETWORKS, equations, example
 
 KEY = jax.random.key(7)
@@ -34,9 +34,7 @@ def start(network, x=X):
   return jax.jit(network.init)(RNGS, x, index)
 
 
-@pytest.mark.parametrize(
-    'name', [slow(c) if place % 2 else c for place, c in enumerate(KEYED)]
-)
+@pytest.mark.parametrize('name', thinned(KEYED))
 def test_many_keys_are_a_loop_over_them(name):
   network, x, _ = example(name)
   variables = start(network, x)

@@ -19,7 +19,7 @@ from flax_enn.networks.layers import (
     fan_in_init,
 )
 from flax_enn.networks.priors.mlp_prior import MLPPrior
-from tests import slow
+from tests import thinned
 
 B, F, C, D, K = 6, 5, 3, 4, 4
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
@@ -95,9 +95,7 @@ LAYERS |= {
 }
 
 
-@pytest.mark.parametrize(
-    'name', [slow(c) if place % 2 else c for place, c in enumerate(LAYERS)]
-)
+@pytest.mark.parametrize('name', thinned(LAYERS))
 def test_layer_is_the_plain_form_with_its_gradients(name):
   layer, plain = LAYERS[name]
   params = initialised(layer, X, Z)['params']

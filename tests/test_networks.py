@@ -292,7 +292,7 @@ def test_unrolled_members_are_the_vmapped_ones(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('frozen', [slow(False), True])
+@pytest.mark.parametrize('frozen', [False, True])
 def test_members_of_each_device_are_those_of_one(frozen, monkeypatch):
   """On a mesh that splits members: outputs, statistics and gradients."""
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 0)
@@ -464,9 +464,7 @@ MIXED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'case', ['head', *(slow(c) for c in MIXED if c != 'head')]
-)
+@pytest.mark.parametrize('case', MIXED)
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(case):
   create, x, contractions = MIXED[case]
   exact, network = create(None), create('bfloat16')  # a name, as in a config

@@ -14,7 +14,7 @@ from flax_enn.data.regression import Regression
 from flax_enn.feature_cache import store
 from flax_enn.likelihoods import Categorical
 from flax_enn.training import load_config, train_and_evaluate
-from tests import slow, tiny
+from tests import slow, thinned, tiny
 from tests.data import fake_tfds, test_jpeg_pack, test_sentences
 from tests.test_resume import curves
 
@@ -43,7 +43,7 @@ KINDS = [
     'digits_epinet', 'digits_ensemble', 'fashion_mnist_resnet',
     'imagenet_epinet',
 ]  # fmt: skip
-# Of which data make little: bundled ones, a file of arrays.
+# Whose data are at hand, or made in a moment: bundled ones, a file of arrays.
 DATA = ['digits_epinet', 'fashion_mnist_epinet']
 
 
@@ -229,9 +229,7 @@ def smoke(name, variant=''):
   return config
 
 
-@pytest.mark.parametrize(
-    'name', [slow(c) if place % 2 else c for place, c in enumerate(CONFIGS)]
-)
+@pytest.mark.parametrize('name', thinned(CONFIGS))
 def test_config_fits_together_in_its_smoke_form(name):
   tiny.built(smoke(name))
 

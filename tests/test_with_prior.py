@@ -26,7 +26,7 @@ from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
-from tests import slow
+from tests import slow, thinned
 from tests.test_laws import NETWORKS, PRODUCTS, equations, example
 from tests.test_layers import (
     IMAGES,
@@ -63,14 +63,7 @@ class OfIndex(nn.Module):
     return jnp.tanh(nn.Dense(classes)(x) * index.sum())
 
 
-# A sixth of them in `make test`, the others in `make test-all`.
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (place % 6 > 0))
-        for place, name in enumerate(NETWORKS)
-    ],
-)
+@pytest.mark.parametrize('name', thinned(NETWORKS, every=6))
 def test_a_network_stays_as_it_is_beside_a_prior(name):
   """Its variables, their paths and draws, and its outputs: bit for bit."""
   network, x, _ = example(name)
