@@ -83,7 +83,7 @@ def perceptrons(classes: int) -> Groups:
       'ensemble': ensemble,
       'epinet': epinet,
       'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
-      # Scaled kernels start with less spread, which a curve needs, and learn
+      # Scaled kernels start with less spread (a curve needs that), and learn
       # more slowly, the more inputs there are.
       'hypermodel': Hypermodel(
           base, index_dim=5, scale_kernels=classes == 1

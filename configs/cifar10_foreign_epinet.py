@@ -13,8 +13,9 @@ on two CPU cores:
 
 Without `:features`, the same from the images: `train.py` with the flags of the
 first command, to the same numbers. Expected on the test split, beside a last
-layer that is trained anew without an index (docs/foreign_bases.md; in brackets
-the range over the seeds 0, 1 and 2):
+layer that is trained anew without an index (docs/foreign_bases.md; it is not
+the `base` of results.json, which was trained in the sum). In brackets the range
+over the seeds 0, 1 and 2:
 
              layer   epinet                     epinet / layer
   accuracy   0.837   0.837
@@ -73,7 +74,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 1e-2
   config.optimizer.weight_decay = 1e-4
   # As the rest, chosen on a part of the training split. (The last layer is
-  # trained in the sum with the epinet: it is as sharp.)
+  # trained in the sum with the epinet, and overconfident by the same factor.)
   config.eval.temperature = 2.0
   config.eval.base_temperature = 2.0
   config.init = {
