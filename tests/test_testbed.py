@@ -172,11 +172,11 @@ def test_priors_and_members_lower_the_joint_divergence():
   """As published: ensemble+ and epinet are far below one network."""
   agents = {
       'mlp': testbed.mlp(),
-      'ensemble_plus': testbed.ensemble_plus(size=10),
+      'ensemble_plus': testbed.ensemble_plus(size=30),
       'epinet': testbed.epinet(),
   }
   scores = {name: [] for name in agents}
-  for seed in range(2):
+  for seed in range(3):
     data, prior, truth = a_problem(seed)
     for name, agent in agents.items():
       sampler = agent(data, prior)
