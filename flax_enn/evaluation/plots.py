@@ -85,12 +85,14 @@ def log_losses(
     ax.plot(marginal, joint, 'o', ms=10, color=COLORS[name])
     # Above the line and below it, so that the two never cover each other.
     side = -1 if name == 'base' else 1
+    far = marginal - limits[0] > 0.7 * (limits[1] - limits[0])
+    left = name == 'base' or far  # where there is room for it
     ax.annotate(
         f'{name}\n{marginal:.3f}, {joint:.3f}',
         (marginal, joint),
-        xytext=(9 * side, -5 * side),
+        xytext=(-9 if left else 9, -5 * side),
         textcoords='offset points',
-        ha='left' if side > 0 else 'right',
+        ha='right' if left else 'left',
         va='top' if side > 0 else 'bottom',
         color=COLORS[name],
         fontweight='bold',

@@ -165,14 +165,15 @@ def _images(
       x=0.01, ha='left', fontweight='bold', fontsize=11,
   )
   grid = figure.add_gridspec(
-      4, _COLUMNS, height_ratios=(1, 0.14, 1, 0.14), wspace=0.08, hspace=0.2,
+      5, _COLUMNS, height_ratios=(1, 0.14, 0.06, 1, 0.14),
+      wspace=0.08, hspace=0.2,
       left=0.01, right=0.99, bottom=0.02, top=0.86,
   )
   for i in range(shown):
     row, column = divmod(i, _COLUMNS)
     label = int(examples['y'][i])
     picture, bar = (
-        figure.add_subplot(grid[2 * row + part, column]) for part in (0, 1)
+        figure.add_subplot(grid[3 * row + part, column]) for part in (0, 1)
     )
     plots.image(picture, examples['x'][i])
     picture.axis('off')
