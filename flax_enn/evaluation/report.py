@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import GridSpec
@@ -66,7 +67,7 @@ def draw_axes(path: epath.Path, draw: Callable[[Any], bool]) -> None:
   """Writes what `draw` draws into one pair of axes, if it does."""
   with _figure(path) as figure:
     figure.set_size_inches(7, 5)
-    if not draw(figure.add_subplot(_grid(figure, 1, 1)[0])):
+    if not draw(*_row(figure, 1)):
       figure.clear()
 
 
@@ -147,6 +148,14 @@ def _grid(
   )  # fmt: skip
 
 
+def _row(
+    figure: Figure | SubFigure, columns: int, **ratios: Any
+) -> list[Axes]:
+  """Axes beside each other, in such places."""
+  grid = _grid(figure, 1, columns, **ratios)
+  return [figure.add_subplot(grid[i]) for i in range(columns)]
+
+
 def _halves(figure: Figure) -> tuple[SubFigure, SubFigure]:
   halves = figure.subfigures(2, squeeze=False, height_ratios=(1, 1.1))
   return halves[0, 0], halves[1, 0]
@@ -195,8 +204,7 @@ def _plane(figure: SubFigure, predictor: Predictor, points: Points) -> None:
   extent = (low[0], high[0], low[1], high[1])
   mean = probs.mean(0)
   spread = _entropy(mean) - _entropy(probs).mean(0)
-  places = _grid(figure, 1, 2)
-  left, right = (figure.add_subplot(places[i]) for i in (0, 1))
+  left, right = _row(figure, 2)
   plots.plane_classes(left, extent, mean.reshape(_GRID, _GRID, -1), x, y)
   plots.plane_disagreement(
       right, extent, np.maximum(spread, 0).reshape(_GRID, _GRID), x, y
@@ -217,12 +225,11 @@ def _regression(
   axes = np.flatnonzero(np.ptp(found[0], axis=0)) if found else ()
   if not found or len(axes) != 1:
     figure.set_size_inches(5.5, 4.6)
-    ax = figure.add_subplot(_grid(figure, 1, 1)[0])
+    (ax,) = _row(figure, 1)
     plots.log_losses(ax, results.metrics, results.tau)
     return
   figure.set_size_inches(13, 5)
-  places = _grid(figure, 1, 2, width_ratios=(2, 1))
-  left, right = (figure.add_subplot(places[i]) for i in (0, 1))
+  left, right = _row(figure, 2, width_ratios=(2, 1))
   x, y = found
   low, high = _range(x, 0.25)
   grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
