@@ -211,11 +211,13 @@ def all_optimizers():
         yield f'{prefix}{name}'
 
 
+# Up to optax 0.2.6 momo has an error of its own, in its own words.
+MOMO = 'loss value' if optax.__version__ == '0.2.6' else "'value'"
 # What they need beside the gradient, the training step does not have.
 NOT_OURS = {
     'lbfgs': "'value', 'grad', and 'value_fn'",
-    'contrib.momo': "(?:'value'|loss value)",
-    'contrib.momo_adam': "(?:'value'|loss value)",
+    'contrib.momo': MOMO,
+    'contrib.momo_adam': "'value'",
     'contrib.sophia': 'obj_fn',
 }
 
