@@ -25,6 +25,7 @@ from flax_enn.optimizer import create_optimizer
 from flax_enn.sampling import over_index
 from flax_enn.training.state import abstract_state, create_train_state
 from flax_enn.training.step import train_step
+from tests import slow
 
 N = 8
 PRODUCTS = ('dot_general', 'conv_general_dilated')
@@ -64,8 +65,7 @@ def on_meshes():
     cases.append(pytest.param(name, MESH, id=f'{name}-{MESH}'))
     for k in range(3):
       sizes = MESHES[(3 * i + k) % len(MESHES)]
-      slow = pytest.mark.slow
-      cases.append(pytest.param(name, sizes, id=f'{name}-{sizes}', marks=slow))
+      cases.append(slow(name, sizes, id=f'{name}-{sizes}'))
   return pytest.mark.parametrize('name, sizes', cases)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flax_enn import testbed
+from tests import slow
 from tests.test_layering import ROOT
 
 
@@ -80,10 +81,7 @@ SLOW = ['bbb', 'dropout', 'ensemble_plus', 'hypermodel', 'sgmcmc']
 
 @pytest.mark.parametrize(
     'name',
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
-        for name in sorted(QUICK)
-    ],
+    [slow(name) if name in SLOW else name for name in sorted(QUICK)],
 )
 def test_protocol(name):
   data, prior, _ = a_problem()

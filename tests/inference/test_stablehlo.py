@@ -14,7 +14,7 @@ from flax_enn.core import Output
 from flax_enn.inference import Predictor, bundle, stablehlo
 from flax_enn.likelihoods import Categorical
 from flax_enn.model import Model
-from tests import tiny
+from tests import slow, tiny
 from tests.inference import models
 
 
@@ -110,11 +110,7 @@ def inputs(p, rows):
 
 
 @pytest.mark.parametrize(
-    'case',
-    [
-        pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK))
-        for c in CASES
-    ],
+    'case', [c if c in QUICK else slow(c) for c in CASES]
 )
 def test_numbers_of_the_predictor(case):
   p = CASES[case]()
