@@ -19,7 +19,7 @@ from flax_enn.checkpoints import Checkpointer, fingerprint
 
 _MEBIBYTES = flags.DEFINE_integer('mebibytes', 400, 'Size of the state.')
 _ARRAYS = flags.DEFINE_integer('arrays', 100, 'How many arrays it has.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each is saved.')
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'How often each is saved.')
 
 
 def save(state: object, step: int, folder: str) -> tuple[float, float]:

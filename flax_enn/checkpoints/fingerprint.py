@@ -37,7 +37,7 @@ def fingerprints(tree: Any) -> dict[str, int]:
 
 def start(tree: Any) -> Any:
   """Starts to compute the numbers, and does not wait: for `read`."""
-  return _hash_leaves(layout.flatten_with_names(tree))
+  return _hash_leaves(layout.flatten_with_names(tree), jnp.uint32(0))
 
 
 def read(numbers: Any) -> dict[str, int]:
@@ -71,15 +71,24 @@ def check(path: epath.Path, arrays: Any, saved: Mapping[str, int]) -> None:
 
 
 @jax.jit
-def _hash_leaves(tree: Any) -> Any:
-  return jax.tree.map(hash_leaf, tree)
+def _hash_leaves(leaves: dict[str, jax.Array], zero: jax.Array) -> Any:
+  """The number of each leaf, one after the other.
+
+  XLA for CPUs writes the products down before it sums them. `zero`, which only
+  the caller knows to be that, makes each leaf wait for the one before, so that
+  all use the same memory: a fifth of the time for 100 leaves of 4 MiB.
+  """
+  numbers, waits_for = {}, zero
+  for name, leaf in leaves.items():
+    numbers[name] = waits_for = hash_leaf(leaf, zero * waits_for)
+  return numbers
 
 
-def hash_leaf(leaf: jax.Array) -> jax.Array:
-  """The number of one leaf, `[]` uint32."""
+def hash_leaf(leaf: jax.Array, first: jax.Array | int = 0) -> jax.Array:
+  """The number of one leaf, `[]` uint32; `first` is its first position."""
   words = _words(leaf)
   strides = [math.prod(words.shape[d + 1 :]) for d in range(words.ndim)]
-  position = jnp.zeros(words.shape, jnp.uint32)
+  position = jnp.full(words.shape, first, jnp.uint32)
   # Not one flat iota: reshaping a sharded array would gather it.
   for axis, stride in enumerate(strides):
     iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flax_enn import sharding
+from flax_enn.checkpoints import fingerprint
 from flax_enn.checkpoints.fingerprint import fingerprints, hash_leaf
 
 rng = np.random.default_rng(0)
@@ -79,3 +80,11 @@ def test_any_bit_and_any_exchange_changes_it():
 
 def test_of_nothing_is_nothing():
   assert fingerprints({}) == {}
+
+
+def test_leaves_take_turns_in_memory():
+  leaves = {f'leaf{i}': jnp.ones((256, 256)) for i in range(16)}
+  lowered = fingerprint._hash_leaves.lower(leaves, jnp.uint32(0))
+  memory = lowered.compile().memory_analysis()
+  one = leaves['leaf0'].nbytes
+  assert memory.temp_size_in_bytes < 2 * one
