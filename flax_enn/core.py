@@ -22,6 +22,10 @@ import jax.numpy as jnp
 Index = jax.Array  # one index: [D] float, [K] one-hot, or a typed PRNG key []
 Variables = Mapping[str, Any]  # {'params': ..., 'frozen': ..., ...}
 
+# The id that a host gives to rows that it could not read: a step with one of
+# them changes nothing, on any host.
+BLANK = -2
+
 
 class Batch(struct.PyTreeNode):
   """Examples with what is known of them; every leaf has a leading axis B.
@@ -31,7 +35,8 @@ class Batch(struct.PyTreeNode):
     y: `[B]` integer labels or `[B, dim]` float targets, as the likelihood says.
     weight: `[B]` float weight of each example, 1 by default.
     id: `[B]` int32 number of the example in its data set, the same on every
-      host and in every epoch (bootstrap weights depend on it).
+      host and in every epoch (bootstrap weights depend on it); -1 for padding,
+      `BLANK` where a host has nothing to train on.
     mask: `[B]` float, 1 for an example and 0 for padding.
   """
 

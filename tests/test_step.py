@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from flax_enn import sharding
-from flax_enn.core import Batch, Output
+from flax_enn.checkpoints.fingerprint import fingerprints
+from flax_enn.core import BLANK, Batch, Output
 from flax_enn.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
 from flax_enn.likelihoods import Categorical, Gaussian
 from flax_enn.losses import (
@@ -801,3 +802,21 @@ def test_masks_are_the_same_on_every_mesh(network):
       _, logs = step(placed, batch, MASKS, network=network)
     found.add(tuple(float(log) for log in logs.values())[:4])
   assert len(found) == 1
+
+
+def test_a_blank_row_changes_nothing():
+  """Not a bit, whatever is in the other rows."""
+  network = Ensemble(ConvNet(classes=C, channels=(2,), hidden=3), 2)
+  x = np.ones((B, 4, 4, 1), np.float32)
+  state = start(network, x, optax.adam(0.1))
+  step = jax.jit(
+      stepper({'data': Objective(Xent())}, network, optax.adam(0.1), 2)
+  )
+  state, _ = step(state, BATCH.replace(x=x))
+  ids = np.where(np.arange(B) == 3, BLANK, BATCH.id).astype(np.int32)
+  for values in (x, x * np.nan):
+    kept, _ = step(state, BATCH.replace(x=values, id=ids))
+    assert fingerprints(kept) == fingerprints(state)
+  changed, _ = step(state, BATCH.replace(x=x))
+  assert int(changed.step) == int(state.step) + 1
+  assert fingerprints(changed.params) != fingerprints(state.params)

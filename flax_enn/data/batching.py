@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_enn.core import Batch
+from flax_enn.core import BLANK, Batch
 from flax_enn.data.base import DataSpec, Element
 
 
@@ -62,6 +62,23 @@ def abstract_batch(spec: DataSpec, batch_size: int, where: Any) -> Batch:
       id=leaf(jax.ShapeDtypeStruct((), np.int32)),
       mask=leaf(number),
   )
+
+
+def blank_batch(abstract: Batch) -> Batch:
+  """A batch whose part on this host says that there is nothing to train on.
+
+  Args:
+    abstract: the shapes, dtypes and shardings, from `abstract_batch`.
+  """
+
+  def filled(leaf: jax.ShapeDtypeStruct, value: int = 0) -> jax.Array:
+    whole = np.broadcast_to(np.array(value, leaf.dtype), leaf.shape)
+    return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda part: whole[part]
+    )
+
+  blank = jax.tree.map(filled, abstract)
+  return blank.replace(id=filled(abstract.id, BLANK))
 
 
 # The ids of examples that could not be read, with what was wrong.

@@ -1,6 +1,6 @@
 """A run from config to results: train, save, evaluate, report."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import json
 from typing import Any
@@ -129,9 +129,8 @@ def _train(
     logging.warning('%d examples were passed over so far', len(skipped))
   stepper, step = trainer.stepper(start, skipped), start
   while step < config.num_steps:
-    with _save_on_data_error(state, step, checkpointer):
-      most = _until_due(step, config, profile_at)
-      state, logs, number = stepper(state, most)
+    most = _until_due(step, config, profile_at)
+    state, logs, number = stepper(state, most)
     stopped = False
     for _ in range(number):
       step += 1
@@ -139,14 +138,17 @@ def _train(
         hook(step)
       stopped |= stop()
     last = step == config.num_steps
-    if last or _due(step, config.log_every):
+    log = last or _due(step, config.log_every)
+    evaluate = _due(step, config.eval.every)
+    save = last or evaluate or stopped or _due(step, config.checkpoint.every)
+    if log or save or (stepper.error and jax.process_count() == 1):
       _check_finite(state, checkpointer, start)
+      _check_trained(state, checkpointer, step, stepper.error)
+    if log:
       writer.write_scalars(
           step, {**logs, 'learning_rate': trainer.schedule(step - 1)}
       )
-    evaluate = _due(step, config.eval.every)
-    if last or evaluate or stopped or _due(step, config.checkpoint.every):
-      _check_finite(state, checkpointer, start)
+    if save:
       writer.flush()  # What is saved is not trained again.
       checkpointer.save(state, step)
     if stopped:
@@ -224,20 +226,17 @@ def _first_state(
   return state
 
 
-@contextlib.contextmanager
-def _save_on_data_error(
-    state: TrainState, step: int, checkpointer: Checkpointer
-) -> Generator[None]:
-  """Saves what was trained so far where the next batch cannot be read."""
-  try:
-    yield
-  except (ValueError, OSError):
-    # All processes save together, and only this one knows of the error.
-    finite = int(state.first_nonfinite_step) < 0
-    if step and jax.process_count() == 1 and finite:
-      checkpointer.save(state, step)
-      logging.error('Data error; step %d is saved.', step)
-    raise
+def _check_trained(
+    state: TrainState, saved: Checkpointer, step: int, error: Exception | None
+) -> None:
+  """Raises, the state saved, where a process had nothing to train on."""
+  done = int(state.step)
+  if done == step:
+    return
+  saved.save(state, done)
+  raise error or ConnectionError(
+      f'another process cannot read step {done + 1}; step {done} is saved'
+  )
 
 
 def _check_finite(state: TrainState, saved: Checkpointer, start: int) -> None:

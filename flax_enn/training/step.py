@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flax_enn.core import Batch, EpistemicNetwork, Index, Variables
+from flax_enn.core import BLANK, Batch, EpistemicNetwork, Index, Variables
 from flax_enn.likelihoods import Likelihood
 from flax_enn.losses import Context, Objective
 from flax_enn.sampling import over_index
@@ -34,7 +34,8 @@ def train_step(
 
   Args:
     state: before the step.
-    batch: the global batch, B examples.
+    batch: the global batch, B examples. With a row that is `BLANK` in it, the
+      state stays as it is.
     network: what is trained.
     objectives: by name; those of the same inputs and indices share one forward
       pass.
@@ -94,6 +95,12 @@ def train_step(
       params=optax.apply_updates(state.params, updates),
       collections={**state.collections, **statistics},
       opt_state=opt_state,
+  )
+  blank = (batch.id == BLANK).any()
+  new_state = jax.tree.map(
+      lambda old, new: new if new is old else jnp.where(blank, old, new),
+      state,
+      new_state,
   )
   return new_state, {'loss': value, **logs, 'grad_norm': norm}
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.core import Batch
+from flax_enn.data import Unbroken
 from flax_enn.throttle import Throttle
 from flax_enn.training.state import TrainState
 
@@ -28,6 +29,10 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 class Stepper(Protocol):
   """Does the next steps of a run."""
+
+  @property
+  def error(self) -> Exception | None:
+    """Why this process has nothing more to train on, once that is so."""
 
   def __call__(
       self, state: TrainState, most: int
@@ -46,10 +51,15 @@ class Stepper(Protocol):
 class OneByOne:
   """A step per call, on batches that come one by one."""
 
-  def __init__(self, train_step: TrainStep, batches: Iterator[Batch]):
+  def __init__(self, train_step: TrainStep, batches: Unbroken[Batch]):
     """Takes the compiled step, and global batches on the devices."""
     self._train_step, self._batches = train_step, batches
     self._throttle = Throttle()
+
+  @property
+  def error(self) -> Exception | None:
+    """What went wrong with the batches."""
+    return self._batches.error
 
   def __call__(
       self, state: TrainState, most: int
@@ -61,6 +71,8 @@ class OneByOne:
 
 class Several:
   """As many steps per call as take some time, of examples on the devices."""
+
+  error = None  # all examples are here
 
   def __init__(
       self, train_steps: Any, examples: Batch, ids: Iterator[np.ndarray]

@@ -13,11 +13,7 @@ import optax
 from flax_enn import annotations, build, data, optimizer, sharding
 from flax_enn import config as config_lib
 from flax_enn.core import Batch
-from flax_enn.data_section import (
-    create_dataset,
-    create_loader,
-    located_batches,
-)
+from flax_enn.data_section import create_dataset, create_loader, located_batches
 from flax_enn.evaluation import Evaluation, create_evaluations
 from flax_enn.losses import Objective
 from flax_enn.model import Model
@@ -126,13 +122,14 @@ class Trainer:
 
   def placed_batches(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None
-  ) -> Iterator[Batch]:
+  ) -> data.Unbroken[Batch]:
     """The same as global batches on the devices, ahead of their use."""
-    batches = self.train_batches(start, skipped)
     put = functools.partial(
         sharding.make_global_batch, where=self.batch_sharding
     )
-    return data.prefetch(batches, put)
+    placed = data.prefetch(self.train_batches(start, skipped), put)
+    blank = functools.partial(data.blank_batch, self.abstract_batch())
+    return data.Unbroken(placed, blank)
 
   def stepper(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None

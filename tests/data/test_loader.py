@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_enn.data import ArraySource, Dataset, prefetch
+from flax_enn.data import ArraySource, Dataset, Unbroken, prefetch
 from flax_enn.data.fake import Fake
 from flax_enn.likelihoods import Categorical
 from tests import slow
@@ -373,3 +373,16 @@ def test_prefetch_keeps_batches_in_flight(depth):
     assert batch == i
     assert len(put) == min(4, i + 1 + depth)
   assert put == [0, 1, 2, 3]
+
+
+def test_blank_batches_after_an_error():
+  def torn(good):
+    yield from range(good)
+    raise OSError('torn')
+
+  batches = Unbroken(torn(2), lambda: 'blank')
+  assert [next(batches) for _ in range(2)] == [0, 1] and batches.error is None
+  assert [next(batches) for _ in range(2)] == ['blank'] * 2
+  assert str(batches.error) == 'torn'
+  with pytest.raises(OSError, match='torn'):
+    next(Unbroken(torn(0), lambda: 'blank'))

@@ -195,3 +195,38 @@ def test_a_lost_coordinator_ends_the_run(for_ever, tmp_path):
     assert time.monotonic() - begun < 60
   run.codes()
   assert re.search(LOST, ''.join(run.said[1])), run.log()
+
+
+TORN = '''
+from tests import tiny
+
+def get_config():
+  return tiny.epinet(
+      num_steps=16,
+      dataset={
+          'name': 'tests.test_bad_input:Torn',
+          'n_train': 128,
+          'n_test': 24,
+      },
+      **{'dataset.skip_bad': 1, 'checkpoint.every': 0, 'log_every': 3},
+  )
+'''
+
+
+def test_a_record_that_one_host_cannot_read(tmp_path):
+  """All save what was trained before it, and the run can go on from there."""
+  config, workdir = tmp_path / 'config.py', tmp_path / 'run'
+  config.write_text(TORN)
+  with processes.started(config, workdir, 2, 1) as run:
+    codes = run.codes(100)
+    said = run.log()
+  assert set(codes) & {2} and 0 not in codes, said
+  assert re.search(r'config\.dataset: .*id (7|90) .*skip_bad', said), said
+  (saved,) = processes.saved_steps(workdir)
+  assert 0 < saved < 8, said  # both are in the first epoch, of 8 steps
+  skips = '--config.dataset.skip_bad=2'
+  processes.finish(config, workdir, 2, 1, skips)
+  processes.finish(config, tmp_path / 'other', 1, 1, skips)
+  found, expected = map(processes.results, (workdir, tmp_path / 'other'))
+  for who, values in expected['test'].items():
+    assert found['test'][who] == pytest.approx(values, rel=1e-5)
