@@ -31,7 +31,7 @@ from flax_enn.networks.backbones.vgg import VGG
 from flax_enn.networks.batch_ensemble import BatchEnsemble
 from flax_enn.networks.bayes_by_backprop import BayesByBackprop
 from flax_enn.networks.combined import Combined
-from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
+from flax_enn.networks.gaussian_noise import GaussianNoise
 from flax_enn.networks.hypermodel import Hypermodel
 from flax_enn.networks.index_mlp import IndexMLP
 from flax_enn.networks.laplace import Laplace
@@ -82,7 +82,7 @@ def perceptrons(classes: int) -> Groups:
       ),
       'ensemble': ensemble,
       'epinet': epinet,
-      'gaussian_noise_mlp': GaussianNoiseMLP(HIDDENS, classes, init_scale=0.1),
+      'gaussian_noise': GaussianNoise(base, init_scale=0.1),
       # Scaled kernels start with less spread (a curve needs that), and learn
       # more slowly, the more inputs there are.
       'hypermodel': Hypermodel(

@@ -27,6 +27,7 @@ from flax_enn.data.base import ArraySource
 from flax_enn.data.in_memory import GivenArrays
 from flax_enn.data.preprocess import Pixels
 from flax_enn.data.regression import Regression
+from flax_enn.data.sampled import Sampled
 from flax_enn.experiment import Experiment
 from flax_enn.loggers import TerminalLogger
 from flax_enn.training.trainer import Trainer
@@ -224,3 +225,29 @@ def test_stops_where_the_loss_is_not_finite():
   experiment = an_experiment(optimizer=optax.sgd(1e30))
   with pytest.raises(FloatingPointError, match='lower the learning rate'):
     experiment.train(5)
+
+
+def test_an_objective_may_have_its_own_data_set():
+  """Each is learned: the data on the left, the other data on the right."""
+  left = np.linspace(-2, -1, 20, dtype=np.float32)[:, None]
+  network = Deterministic(MLP(hiddens=(16,), classes=1))
+  other = Sampled((-left, np.full_like(left, -3)))
+  experiment = Experiment(
+      network,
+      {'data': Objective(L2()), 'other': Objective(L2(), 0.5, inputs=other)},
+      optax.adam(3e-2),
+      (left, np.full_like(left, 5)),
+      batch_size=10,
+      train_log_every=1000,
+  )
+  batch = a_batch(left[:7], left[:7])
+  drawn = [other(batch, jax.random.key(i)) for i in range(2)]
+  for one in drawn:
+    assert one.x.shape == (7, 1)
+    np.testing.assert_array_equal(one.x, -left[one.id])
+    np.testing.assert_array_equal(one.y, np.full((7, 1), -3))
+  assert (drawn[0].id != drawn[1].id).any()
+  experiment.train(600)
+  found = [experiment.predict(x, jax.random.key(0)) for x in (left, -left)]
+  np.testing.assert_allclose(found[0], np.full_like(left, 5), atol=0.3)
+  np.testing.assert_allclose(found[1], np.full_like(left, -3), atol=0.3)

@@ -8,7 +8,7 @@ import pytest
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.batch_ensemble import BatchEnsemble
 from flax_enn.networks.bayes_by_backprop import BayesByBackprop
-from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
+from flax_enn.networks.gaussian_noise import GaussianNoise
 from flax_enn.networks.hypermodel import Hypermodel
 from flax_enn.networks.laplace import Laplace
 from flax_enn.networks.layers import ACTIVATIONS, activation
@@ -22,6 +22,7 @@ LAST = {'base': BASE, 'features': ('logits',)}
 POSITIVE = {
     BatchEnsemble: ({'base': BASE, 'size': 2}, ['size']),
     BayesByBackprop: ({'base': BASE}, ['init_scale', 'temperature']),
+    GaussianNoise: ({'base': BASE}, ['init_scale']),
     Hypermodel: (
         {'base': BASE, 'index_dim': 2},
         ['index_dim', 'index_scale', 'temperature'],
@@ -58,7 +59,7 @@ def test_shares(network, bad):
     network(**{**POSITIVE[network][0], 'decay': bad})
 
 
-@pytest.mark.parametrize('network', [MLP, MLPDropout, GaussianNoiseMLP])
+@pytest.mark.parametrize('network', [MLP, MLPDropout])
 @pytest.mark.parametrize('bad', ['foo', 'Dense', 'compact'])
 def test_activations(network, bad):
   with pytest.raises(ValueError, match=f"activation is '{bad}'; it is one of"):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.bayes_by_backprop import BayesByBackprop
+from flax_enn.networks.gaussian_noise import GaussianNoise
 from flax_enn.networks.key_index import draw
 from flax_enn.networks.mlp_dropout import MLPDropout
 from flax_enn.sampling import over_index, reduce_over_index
@@ -202,3 +204,33 @@ def test_a_base_has_the_streams_of_the_step():
 
   outs = [value(key) for key in jax.random.split(KEY)]
   assert np.any(outs[0] != outs[1])
+
+
+def test_noise_of_any_base_with_dense_layers():
+  """By hand: the product of the last layer, plus its own draw."""
+  base = ConvNet(classes=3, channels=(2,), hidden=4)
+  x = jax.random.normal(KEY, (5, 6, 6, 1))
+  network = GaussianNoise(base, init_scale=0.5)
+  variables = start(network, x)
+  scales = {
+      path[-2].key: leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(
+          variables['params']
+      )
+      if path[-1].key == 'noise_scale'
+  }
+  assert {k: v.shape for k, v in scales.items()} == {'dense': (4,), 'out': (3,)}
+  silent = network.apply(variables, x, [jnp.zeros(4), jnp.zeros(3)]).preds
+  noise = jnp.float32([1.0, -2.0, 0.0])
+  noisy = network.apply(variables, x, [jnp.zeros(4), noise]).preds
+  np.testing.assert_allclose(noisy - silent, [0.5 * noise] * 5, atol=1e-6)
+
+
+def test_noise_needs_a_dense_layer():
+  class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+      return x.mean(axis=1, keepdims=True), {}
+
+  with pytest.raises(ValueError, match='base is Mean, which has no'):
+    start(GaussianNoise(Mean()))

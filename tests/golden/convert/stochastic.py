@@ -13,7 +13,7 @@ from flax_enn.checkpoints import haiku
 from flax_enn.core import Output
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.bayes_by_backprop import BayesByBackprop
-from flax_enn.networks.gaussian_noise_mlp import GaussianNoiseMLP
+from flax_enn.networks.gaussian_noise import GaussianNoise
 from flax_enn.networks.hypermodel import Hypermodel
 from flax_enn.networks.index_mlp import IndexMLP
 from flax_enn.networks.mlp_dropout import MLPDropout
@@ -54,11 +54,10 @@ def mlp_dropout(case: Case, dropout_input: bool = True) -> Converted:
 def gaussian_noise_mlp(case: Case) -> Converted:
   """`GaussianNoiseMLP`."""
   params = haiku.gaussian_noise_mlp(case.params())
-  sizes = [len(v) for k, v in params.items() if k.startswith('noise_')]
+  *hidden, classes = haiku.widths(params['base'])
+  scale = case.kwargs.get('init_scale', 1.0)
   return Converted(
-      GaussianNoiseMLP(
-          sizes[:-1], sizes[-1], case.kwargs.get('init_scale', 1.0)
-      ),
+      GaussianNoise(MLP(hidden, classes), scale),
       haiku.gaussian_noise_mlp,
       {'params': params},
       jnp.asarray(case['in::x']),
