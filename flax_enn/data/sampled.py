@@ -17,7 +17,7 @@ class Sampled:
   be small. (The data set of each of enn's `MultilossTrainer`s.)
 
   >>> other = Sampled((jnp.ones((50, 3)), jnp.arange(50)))
-  >>> other(batch, jax.random.key(0)).x.shape  # of Objective(loss, inputs=other)
+  >>> other(batch, jax.random.key(0)).x.shape  # as inputs=other
   (4, 3)
   """
 
