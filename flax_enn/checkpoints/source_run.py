@@ -1,4 +1,4 @@
-"""The run that a new one starts from, and which of its checkpoints."""
+"""Which checkpoint of a run is read, and the run that a new one starts from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,34 +28,41 @@ def checkpoint(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
         f' --workdir={source}), then this one; or set workdir to a'
         f' run with checkpoints (in {source.parent}: {_runs(source.parent)})'
     )
-  step = _step(init.get('step', 'latest'), steps, source)
-  if step not in steps:
-    raise ValueError(
-        f'step is {init["step"]!r}, but the checkpoints in {source}'
-        f" are of the steps {steps}; choose one of them, 'latest' or 'best'"
-    )
+  step = choose_step(source, init.get('step', 'latest'))
   return layout.checkpoint_dir(source) / str(step)
 
 
-def _step(
-    wanted: int | str, steps: list[int], source: epath.Path
-) -> int | None:
-  if wanted == 'latest':
-    return steps[-1]
-  if wanted == 'best':
-    return _best(steps, source)
-  # A number from the command line comes as text where the config had text.
-  return int(wanted) if str(wanted).isdecimal() else None
+def choose_step(
+    run: epath.Path, wanted: int | str, *, latest_if_unscored: bool = False
+) -> int:
+  """The step of one of the checkpoints of a run, which has some.
 
+  Args:
+    run: its workdir.
+    wanted: a number, which the command line may give as text, `'latest'` or
+      `'best'`.
+    latest_if_unscored: whether that is the best where none was evaluated.
 
-def _best(steps: list[int], source: epath.Path) -> int:
-  best = layout.best(layout.scores(source), steps)
-  if best is None:
+  Raises:
+    ValueError: there is no such checkpoint.
+  """
+  steps = layout.steps(run)
+  best = layout.best(layout.scores(run), steps)
+  if best is None and latest_if_unscored:
+    best = steps[-1]
+  if wanted == 'best' and best is None:
     raise ValueError(
-        f"step is 'best', but no checkpoint in {source} was evaluated;"
-        f" choose 'latest' or one of {steps}"
+        f"step is 'best', but no checkpoint in {run} was evaluated; choose"
+        f" 'latest' or one of {steps}"
     )
-  return best
+  named = {'latest': steps[-1], 'best': best}
+  step = str(named.get(str(wanted), wanted))
+  if not step.isdecimal() or int(step) not in steps:
+    raise ValueError(
+        f'step is {wanted!r}; {run} has the steps {steps}: choose one of them,'
+        " 'latest' or 'best'"
+    )
+  return int(step)
 
 
 def _runs(parent: epath.Path) -> list[str]:

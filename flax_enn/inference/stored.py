@@ -13,6 +13,7 @@ import numpy as np
 from flax_enn import run_folder, sharding
 from flax_enn.checkpoints import layout
 from flax_enn.checkpoints.partial_read import read_variables
+from flax_enn.checkpoints.source_run import choose_step
 from flax_enn.core import Index, Variables
 from flax_enn.inference import bundle
 from flax_enn.model import Model, num_eval_indices, run_keys
@@ -73,7 +74,12 @@ def load(
   with sharding.use_mesh(mesh, rules):
     abstract = model.abstract_variables(mesh, rules)
     if card is None:
-      number = choose_step(folder, step)
+      if not layout.steps(folder):
+        raise ValueError(
+            f'{folder} has no checkpoint yet; train the run first, or give the'
+            ' folder of another'
+        )
+      number = choose_step(folder, step, latest_if_unscored=True)
       path = layout.checkpoint_dir(folder) / str(number)
       variables = read_variables(path, abstract)
     else:
@@ -103,35 +109,6 @@ def draw(model: Model, mesh: Mesh, key: jax.Array, n: int) -> Index:
       out_shardings=sharding.replicated(mesh),
   )
   return sample(key, n)
-
-
-def choose_step(folder: epath.Path, wanted: int | str) -> int:
-  """The step of the checkpoint that is to be read.
-
-  Args:
-    folder: of the run.
-    wanted: a number, `'latest'` or `'best'`: the latest where none was scored.
-
-  Raises:
-    ValueError: there is none.
-  """
-  steps = layout.steps(folder)
-  if not steps:
-    raise ValueError(
-        f'{folder} has no checkpoint yet; train the run first, or give the'
-        ' folder of another'
-    )
-  named = {'latest': steps[-1], 'best': steps[-1]}
-  best = layout.best(layout.scores(folder), steps)
-  if best is not None:
-    named['best'] = best
-  step = named.get(str(wanted), wanted)
-  if not str(step).isdecimal() or int(step) not in steps:
-    raise ValueError(
-        f'step is {wanted!r}; {folder} has the steps {steps}: choose one of'
-        " them, 'latest' or 'best'"
-    )
-  return int(step)
 
 
 def check_no_imports(tree: Any, path: str) -> None:
