@@ -91,5 +91,5 @@ def ratios(
     ratio = a.mean() / b.mean()
     error = (a - ratio * b).std(ddof=1) / math.sqrt(len(a)) / b.mean()
     result[f'{name}_of_linear'] = float(ratio)
-    result[f'{name}_of_error'] = float(error)
+    result[f'{name}_of_linear_error'] = float(error)
   return result
