@@ -592,3 +592,25 @@ def test_the_data_axis_goes_across_slices(monkeypatch):
   assert slices == [{0}] * 4 + [{1}] * 4
   with pytest.raises(ValueError, match=r'data is 1, which the 2 slices'):
     sharding.create_mesh({'index': 16}, pod(2, 4))
+
+
+@pytest.mark.parametrize('device', [None, 0, 5])
+def test_what_one_device_alone_has_found(device):
+  """Also one of two that should hold the same rows."""
+  mesh = mesh_of(data=4, index=2)
+  where = sharding.batch_sharding(mesh)
+  parts = [
+      jax.device_put(np.full(2, d.id == device), d)
+      for d in mesh.devices.flat
+  ]
+  found = jax.make_array_from_single_device_arrays((8,), where, parts)
+  with sharding.use_mesh(mesh):
+    told = jax.jit(sharding.on_any_device)(found)
+  assert [bool(s.data) for s in told.addressable_shards] == [
+      device is not None
+  ] * 8
+
+
+def test_what_is_found_without_a_mesh():
+  for found in ([False, True], [False, False]):
+    assert bool(sharding.on_any_device(jnp.array(found))) == any(found)

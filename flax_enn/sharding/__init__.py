@@ -17,7 +17,11 @@ It may name further axes, those that a layer has in
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flax_enn.sharding.batches import batch_shard, make_global_batch
+from flax_enn.sharding.batches import (
+    batch_shard,
+    make_global_batch,
+    on_any_device,
+)
 from flax_enn.sharding.mesh import (
     AXES,
     DATA_AXIS,
@@ -61,6 +65,7 @@ __all__ = [
     'create_mesh',
     'create_rules',
     'make_global_batch',
+    'on_any_device',
     'replicated',
     'spec',
     'state_shardings',

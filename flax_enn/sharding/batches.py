@@ -4,9 +4,11 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
-from flax_enn.sharding.mesh import axis_size
+from flax_enn.sharding.mesh import AXES, axis_size
+from flax_enn.sharding.rules import spec
 
 
 def batch_shard(where: NamedSharding) -> tuple[int, int]:
@@ -71,3 +73,23 @@ def make_global_batch(batch: Any, where: NamedSharding) -> Any:
     return jax.make_array_from_process_local_data(where, leaf, shape)
 
   return jax.tree.map(put, batch)
+
+
+def on_any_device(found: jax.Array) -> jax.Array:
+  """Whether any of the examples of a batch is found, `[]`, on any device.
+
+  Also where devices that should hold the same rows do not: processes that
+  differ in the index axis only each read them for themselves.
+
+  Args:
+    found: `[B]` booleans.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return found.any()
+  number = jax.shard_map(
+      lambda part: jax.lax.psum(part.sum(dtype=jnp.int32), AXES),
+      in_specs=spec('batch'),
+      out_specs=PartitionSpec(),
+      check_vma=False,
+  )(found)
+  return number > 0

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flax_enn import sharding
 from flax_enn.core import BLANK, Batch, EpistemicNetwork, Index, Variables
 from flax_enn.likelihoods import Likelihood
 from flax_enn.losses import Context, Objective
@@ -96,7 +97,7 @@ def train_step(
       collections={**state.collections, **statistics},
       opt_state=opt_state,
   )
-  blank = (batch.id == BLANK).any()
+  blank = sharding.on_any_device(batch.id == BLANK)
   new_state = jax.tree.map(
       lambda old, new: new if new is old else jnp.where(blank, old, new),
       state,
