@@ -4,7 +4,8 @@
 
 Each network says in its docstring what it is (the first line), and in four
 entries when to use it (`Use:`), what another index costs (`Cost:`), a section
-of a config (`Config:`) and where it comes from (`Source:`).
+of a config (`Config:`) and where it comes from (`Source:`). One without any of
+them is left out.
 """
 
 import importlib
@@ -27,8 +28,10 @@ def entries() -> dict[str, dict[str, str]]:
     module = importlib.import_module(f'{networks.__name__}.{info.name}')
     for name, cls in vars(module).items():
       own = isinstance(cls, type) and cls.__module__ == module.__name__
-      if own and name[0] != '_' and kinds.NETWORK.accepts(cls):
-        found[info.name] = parsed(inspect.getdoc(cls) or '')
+      doc = inspect.getdoc(cls) or '' if own and name[0] != '_' else ''
+      told = re.search(rf'^({"|".join(FIELDS)}): ', doc, re.MULTILINE)
+      if told and kinds.NETWORK.accepts(cls):
+        found[info.name] = parsed(doc)
   return found
 
 
