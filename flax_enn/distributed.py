@@ -230,6 +230,13 @@ def assert_equal_across_processes(about: Mapping[str, Any]) -> None:
       )
 
 
+def on_any_process(here: bool) -> bool:
+  """Whether it is so on this or any other process, for all to act alike."""
+  if jax.process_count() == 1:
+    return here
+  return bool(multihost_utils.process_allgather(np.asarray(here)).any())
+
+
 class Preemption:
   """Whether the run is to stop, with the same answer on every process.
 

@@ -251,3 +251,26 @@ def test_an_objective_may_have_its_own_data_set():
   found = [experiment.predict(x, jax.random.key(0)) for x in (left, -left)]
   np.testing.assert_allclose(found[0], np.full_like(left, 5), atol=0.3)
   np.testing.assert_allclose(found[1], np.full_like(left, -3), atol=0.3)
+
+
+def test_the_other_data_set_fits_the_first():
+  x = np.ones((4, 2), np.float32)
+  few, many = (x, np.arange(4) % 2), (x, np.arange(4))
+  batch = a_batch(x, few[1])
+  with pytest.raises(ValueError, match='the label 2, but'):
+    Sampled(many, like=few)(batch, jax.random.key(0))
+  assert Sampled(few, like=many)(batch, jax.random.key(0)).y.shape == (4,)
+  wide = np.zeros((4, 2**22), np.float32)
+  with pytest.raises(ValueError, match='compiled into the step'):
+    Sampled((wide, few[1]))(batch, jax.random.key(0))
+
+
+def test_a_config_may_name_the_other_data_set():
+  section = {'name': 'flax_enn.data.two_moons:TwoMoons', 'n_train': 8}
+  config = tiny.epinet()
+  config.objectives.other = {
+      'loss': {'name': 'xent'},
+      'inputs': {'name': 'flax_enn.data.sampled:Sampled', 'dataset': section},
+  }
+  inputs = tiny.built(config).objectives['other'].inputs
+  assert len(inputs.examples.id) == 8

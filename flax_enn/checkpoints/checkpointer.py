@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_enn import run_folder, storage
+from flax_enn import distributed, run_folder, storage
 from flax_enn.checkpoints import fingerprint, layout, orbax_manager
 
 State = TypeVar('State')
@@ -203,8 +203,8 @@ class Checkpointer:
           layout.StorageError, layout.DamagedCheckpointError, layout.MisfitError
       ) as e:  # fmt: skip
         error = e
-      if not _on_any_host(isinstance(error, layout.StorageError)):
-        if not _on_any_host(state is None):
+      if not distributed.on_any_process(isinstance(error, layout.StorageError)):
+        if not distributed.on_any_process(state is None):
           return state, None
         elsewhere = 'it is damaged for another host'
         return None, error or layout.DamagedCheckpointError(elsewhere)
@@ -244,13 +244,6 @@ class Checkpointer:
     multihost_utils.sync_global_devices(f'after setting {step} aside')
     self._drop_score(step)
     return moved
-
-
-def _on_any_host(here: bool) -> bool:
-  """Whether it is so on this or another host, so that all go the same way."""
-  if jax.process_count() == 1:
-    return here
-  return bool(multihost_utils.process_allgather(np.asarray(here)).any())
 
 
 def _dtypes(state: Any) -> list[Any]:

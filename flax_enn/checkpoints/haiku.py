@@ -87,13 +87,11 @@ def mlp_dropout(params: Params, module: str = 'linear') -> dict[str, Any]:
 
 def gaussian_noise_mlp(params: Params, module: str = 'mlp') -> dict[str, Any]:
   """`GaussianNoiseMLP`, whose biases are pairs -> `GaussianNoise` of `MLP`."""
-  parts = {'kernel': 'w', 'bias': 'b::0', 'noise_scale': 'b::1'}
-  found = layers(params, f'{module}/~/linear_')
-  tree = {
-      f'layer_{i}': {ours: p[its] for ours, its in parts.items()}
-      for i, p in enumerate(found)
-  }
-  return {'base': tree}
+  base, noise = {}, {}
+  for i, p in enumerate(layers(params, f'{module}/~/linear_')):
+    base[f'layer_{i}'] = {'kernel': p['w'], 'bias': p['b::0']}
+    noise[f'noise_layer_{i}'] = {'scale': p['b::1']}
+  return {'base': base, **noise}
 
 
 def index_dense(p: Mapping[str, np.ndarray], inputs: int) -> dict[str, Any]:

@@ -41,22 +41,22 @@ def choose_step(
     run: its workdir.
     wanted: a number, which the command line may give as text, `'latest'` or
       `'best'`.
-    latest_if_unscored: whether that is the best where none was evaluated.
+    latest_if_unscored: whether 'best' means the latest where none was
+      evaluated.
 
   Raises:
     ValueError: there is no such checkpoint.
   """
   steps = layout.steps(run)
-  best = layout.best(layout.scores(run), steps)
-  if best is None and latest_if_unscored:
-    best = steps[-1]
-  if wanted == 'best' and best is None:
-    raise ValueError(
-        f"step is 'best', but no checkpoint in {run} was evaluated; choose"
-        f" 'latest' or one of {steps}"
-    )
-  named = {'latest': steps[-1], 'best': best}
-  step = str(named.get(str(wanted), wanted))
+  step = str(steps[-1] if wanted == 'latest' else wanted)
+  if wanted == 'best':
+    best = layout.best(layout.scores(run), steps)
+    if best is None and not latest_if_unscored:
+      raise ValueError(
+          f"step is 'best', but no checkpoint in {run} was evaluated; choose"
+          f" 'latest' or one of {steps}"
+      )
+    step = str(steps[-1] if best is None else best)
   if not step.isdecimal() or int(step) not in steps:
     raise ValueError(
         f'step is {wanted!r}; {run} has the steps {steps}: choose one of them,'

@@ -22,7 +22,7 @@ Pair = tuple[Any, Any]
 # Of a batch as the network takes it: more is read faster by several threads.
 _MOST_BYTES = 2**23
 # Of a split, for each device to hold it.
-_MOST_RESIDENT = 2**25
+MOST_RESIDENT = 2**25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Taken(Iterator[Batch]):
     which.
     """
     n = len(self._held.rows)
-    if n * _size(self._held.batcher.spec.input_spec) > _MOST_RESIDENT:
+    if n * _size(self._held.batcher.spec.input_spec) > MOST_RESIDENT:
       return None
     try:
       return self._held.take(np.arange(n))

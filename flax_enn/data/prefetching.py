@@ -55,11 +55,16 @@ def prefetch(
     depth: batches in flight while one is worked on.
 
   Yields:
-    What `put` returned, in order.
+    What `put` returned, in order; an error comes after those before it.
   """
-  flight = collections.deque()
-  for batch in waiting.watched(batches):
-    flight.append(put(batch))
-    if len(flight) > depth:
-      yield flight.popleft()
+  flight, error = collections.deque(), None
+  try:
+    for batch in waiting.watched(batches):
+      flight.append(put(batch))
+      if len(flight) > depth:
+        yield flight.popleft()
+  except Exception as e:  # of any reader
+    error = e
   yield from flight
+  if error is not None:
+    raise error

@@ -234,7 +234,8 @@ def _check_trained(
   if done == step:
     return
   saved.save(state, done)
-  raise error or ConnectionError(
+  mistake = distributed.on_any_process(isinstance(error, ValueError))
+  raise error or (ValueError if mistake else ConnectionError)(
       f'another process cannot read step {done + 1}; step {done} is saved'
   )
 

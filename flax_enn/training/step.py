@@ -98,11 +98,12 @@ def train_step(
       opt_state=opt_state,
   )
   blank = sharding.on_any_device(batch.id == BLANK)
-  new_state = jax.tree.map(
-      lambda old, new: new if new is old else jnp.where(blank, old, new),
-      state,
-      new_state,
-  )
+  if jax.tree.structure(new_state) == jax.tree.structure(state):  # see `checks`
+    new_state = jax.tree.map(
+        lambda old, new: new if new is old else jnp.where(blank, old, new),
+        state,
+        new_state,
+    )
   return new_state, {'loss': value, **logs, 'grad_norm': norm}
 
 

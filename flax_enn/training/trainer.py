@@ -123,7 +123,7 @@ class Trainer:
   def placed_batches(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None
   ) -> data.Unbroken[Batch]:
-    """The same as global batches on the devices, ahead of their use."""
+    """As global batches on the devices, ahead of their use; without end."""
     put = functools.partial(
         sharding.make_global_batch, where=self.batch_sharding
     )

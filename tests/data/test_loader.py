@@ -386,3 +386,14 @@ def test_blank_batches_after_an_error():
   assert str(batches.error) == 'torn'
   with pytest.raises(OSError, match='torn'):
     next(Unbroken(torn(0), lambda: 'blank'))
+
+
+def test_prefetch_gives_what_came_before_an_error():
+  def torn():
+    yield from range(3)
+    raise OSError('torn')
+
+  found = prefetch(torn(), lambda batch: batch)
+  assert [next(found) for _ in range(3)] == [0, 1, 2]
+  with pytest.raises(OSError, match='torn'):
+    next(found)
