@@ -22,6 +22,10 @@ class DistillVariance:
   likelihood that is learned. The mean over the C entries; the many indices are
   the target, and get no gradient. For the objective's fields see `DistillMean`.
 
+  For classes the network must put `log_var` `[B, C]` into its `extra`: s of
+  each class, a trained output beside the logits. No network here does so by
+  itself; write one that has such an output, or leave the loss out.
+
   >>> both = jnp.array([[[1.0, 1.0]], [[-1.0, 1.0]]])  # means, log-variances
   >>> many = Output(jnp.broadcast_to(both, (2, 4, 2)))
   >>> one = Output(many.train[:1])
@@ -63,9 +67,9 @@ class DistillVariance:
     else:
       raise ValueError(
           'DistillVariance found no log-variance: the likelihood is'
-          f' {likelihood} and the extra outputs are {sorted(mean.extra)}; take'
-          ' the likelihood gaussian with scale=None, or leave this objective'
-          ' out'
+          f' {likelihood} and the extra outputs are {sorted(mean.extra)}; emit'
+          ' extra["log_var"] [B, C], take the likelihood gaussian with'
+          ' scale=None, or leave this objective out'
       )
     variance = jnp.maximum(likelihood.moments(drawn)[0].var(0), self.least)
     ratio = variance * jnp.exp(-log_var)

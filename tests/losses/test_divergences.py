@@ -441,7 +441,29 @@ def test_distillation_of_a_variance_is_least_where_it_is_equal():
   assert value(mean + 0.5, drawn) > 0.1
 
 
+def test_distillation_of_the_variance_of_classes_is_of_each_by_itself():
+  """enn takes one variance of all probabilities: no axis is named."""
+  rng = np.random.default_rng(0)
+  # Indices agree on the first example, and hardly on the last.
+  drawn = rng.normal(size=(7, B, C)) * np.linspace(0.1, 4, B)[:, None]
+  log_var = rng.normal(-3, 1, size=(1, B, C))
+  outputs = pair(np.zeros((1, B, C)), drawn)
+  outputs['mean'] = outputs['mean'].replace(extra={'log_var': log_var})
+
+  def expected(variance):
+    ratio = variance / np.exp(log_var[0])
+    return (0.5 * (log_var[0] - np.log(variance) + ratio - 1)).mean(-1)
+
+  probs = scipy.special.softmax(drawn / 2, -1)
+  of_each = np.square(probs - probs.mean(0)).mean(0)
+  assert of_each[-1].min() > 20 * of_each[0].max()
+  found = score(losses.DistillVariance(), outputs, None, Categorical(C, 2.0))
+  np.testing.assert_allclose(found, expected(of_each), rtol=1e-4)
+  assert found[0] > expected(probs.var())[0] + 1  # enn's
+
+
 def test_distillation_of_a_variance_that_is_not_learned_is_refused():
   outputs = pair(np.zeros((1, B, C)), np.zeros((3, B, C)))
-  with pytest.raises(ValueError, match=r'found no log-variance.*scale=None'):
+  message = r'found no log-variance.*\["log_var"\].*scale=None'
+  with pytest.raises(ValueError, match=message):
     score(losses.DistillVariance(), outputs, None, Gaussian(C))
