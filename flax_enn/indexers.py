@@ -141,11 +141,17 @@ class EnsembleIndexer(_Independent):
 
 @dataclasses.dataclass(frozen=True)
 class PrngIndexer(_Continuous):
-  """The index is a PRNG key `[]`, for networks that draw noise themselves."""
+  """The index is a typed PRNG key `[]`, for networks that draw for themselves.
+
+  Drawn from a raw key (`jax.random.PRNGKey`, uint32[2]), it is typed all the
+  same.
+  """
 
   @property
   def mean_index(self) -> Index | None:
     return None
 
   def draw(self, key: jax.Array) -> Index:
-    return key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      return key
+    return jax.random.wrap_key_data(key)

@@ -76,7 +76,7 @@ def test_trains_and_prints_its_progress(capsys):
 
 @pytest.mark.slow
 def test_is_the_training_of_a_config():
-  """Bit for bit what a run of the same recipe does."""
+  """What a run of the same recipe does, to rounding."""
   trainer = Trainer.from_config(tiny.epinet(), jax.devices()[:1])
   config = trainer.config
   experiment = Experiment(

@@ -115,7 +115,9 @@ def test_tpu_vm_says_how_to_use_it():
   assert 'launch/tpu_vm.sh NAME ZONE --config=' in asked.stderr
 
 
-@pytest.mark.parametrize('codes, attempts', [('0', 1), ('75 1 0', 3)])
+@pytest.mark.parametrize(
+    'codes, attempts', [('0', 1), ('75 1 0', 3), ('2 0', 1), ('1 2 0', 2)]
+)
 def test_tpu_vm_starts_again_what_was_preempted(codes, attempts, tmp_path):
   """With a gcloud of our own, which fails as often as it is told."""
   calls = tmp_path / 'calls'
@@ -128,11 +130,12 @@ def test_tpu_vm_starts_again_what_was_preempted(codes, attempts, tmp_path):
   gcloud.chmod(0o755)
   env = {**tiny.environment(), 'PAUSE': '0'}
   env['PATH'] = f'{tmp_path}:{env["PATH"]}'
-  subprocess.run(
+  ended = subprocess.run(
       [str(LAUNCH / 'tpu_vm.sh'), 'my-tpu', 'zone-a', '--config=a b.py:50',
        '--workdir=gs://x/y'],
-      env=env, check=True, capture_output=True,
+      env=env, check=False, capture_output=True,
   )  # fmt: skip
+  assert ended.returncode == (2 if '2' in codes else 0)
   said = calls.read_text().splitlines()
   assert len(said) == attempts
   for call in said:

@@ -11,6 +11,7 @@ import math
 import pkgutil
 import re
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,11 @@ from flax_enn.likelihoods import Categorical
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
 from flax_enn.optimizer import create_optimizer
 from flax_enn.sampling import over_index
-from flax_enn.training.state import abstract_state, create_train_state
+from flax_enn.training.state import (
+    abstract_state,
+    create_train_state,
+    init_state,
+)
 from flax_enn.training.step import train_step
 from tests import slow
 
@@ -367,6 +372,28 @@ def test_law_frozen(name):
       lambda a, b: np.any(a != b), state.params, start.params
   )
   assert all(jax.tree.leaves(moved)), 'a trained parameter did not move'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETWORKS)
+def test_law_half_precision(name):
+  """AdamW with weight decay on bfloat16 inputs: finite, in float32."""
+  network, x, _ = example(name)
+  tx = create_optimizer(
+      {'name': 'adamw', 'learning_rate': 1e-2, 'weight_decay': 1e-2}, 100
+  )
+  start = state = nn.unbox(init_state(network, tx, 0, x))
+  x = jax.tree.map(
+      lambda a: a.astype('bfloat16') if a.dtype == jnp.float32 else a, x
+  )
+  batch = a_batch(x, outputs(name))
+  step = jax.jit(stepper(name, tx, {'data': Objective(Xent())}, N))
+  for _ in range(5):
+    state, logs = step(state, batch)
+  assert int(state.first_nonfinite_step) < 0 and np.isfinite(logs['loss'])
+  jax.tree.map(
+      lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), state, start
+  )
 
 
 @pytest.mark.parametrize('name', NETWORKS)

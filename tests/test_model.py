@@ -220,7 +220,7 @@ class Bag(nn.Module):
 
 
 @pytest.mark.slow
-def test_tokens_and_masks_from_data_to_results(tmp_path):
+def test_14_tokens_and_masks_from_data_to_results(tmp_path):
   config = tiny.epinet(
       dataset={'name': f'{__name__}:Texts'},
       **{

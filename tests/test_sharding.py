@@ -614,3 +614,13 @@ def test_what_one_device_alone_has_found(device):
 def test_what_is_found_without_a_mesh():
   for found in ([False, True], [False, False]):
     assert bool(sharding.on_any_device(jnp.array(found))) == any(found)
+
+
+def test_an_axis_without_a_rule_is_said_once(caplog):
+  for _ in range(3):
+    assert sharding.spec('batch', 'my_own') == sharding.spec('batch', None)
+  said = [r for r in caplog.records if "'my_own'" in r.getMessage()]
+  assert len(said) == 1 and 'replicated' in said[0].getMessage()
+  rules = sharding.create_rules({**sharding.DEFAULT_RULES, 'meant': None})
+  sharding.spec('meant', rules=rules)
+  assert not [r for r in caplog.records if "'meant'" in r.getMessage()]

@@ -94,6 +94,10 @@ def test_protocol(name):
     np.testing.assert_allclose(
         sampler(x, keys[i]), logits[i], rtol=1e-4, atol=1e-5
     )
+  # The testbed has raw keys.
+  raw = jax.vmap(jax.random.key_data)(keys)
+  of_raw = jax.jit(jax.vmap(sampler, (None, 0)))(x, raw)
+  np.testing.assert_allclose(of_raw, logits, rtol=1e-4, atol=1e-5)
   functions = len(np.unique(np.round(logits[:, 0, 0], 5)))
   assert functions == 1 if name in POINTS else functions > 1
 

@@ -3,8 +3,10 @@
 from collections.abc import Generator, Mapping, Sequence
 import contextlib
 import contextvars
+import functools
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -62,7 +64,19 @@ def use_mesh(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Generator[None]:
 def spec(*names: str | None, rules: Rules | None = None) -> PartitionSpec:
   """The partition of an array whose axes have these logical names."""
   rules = _rules.get() if rules is None else rules
+  for name in names:
+    if name and name not in rules:
+      _say_replicated(name)
   return PartitionSpec(*(rules.get(name or '') or None for name in names))
+
+
+@functools.cache
+def _say_replicated(name: str) -> None:
+  """Says once that an axis lies nowhere."""
+  logging.warning(
+      'The axis %r is in no rule and is replicated; config.sharding.%s says'
+      ' where it lies, None that this is meant', name, name,
+  )  # fmt: skip
 
 
 def constrain(x: Any, *names: str | None) -> Any:

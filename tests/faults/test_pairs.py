@@ -20,7 +20,7 @@ def get_config():
 
 
 @pytest.mark.slow
-def test_the_second_is_told_so_and_the_first_goes_on(tmp_path):
+def test_22_the_second_is_told_so_and_the_first_goes_on(tmp_path):
   rng = random.Random(int(os.environ.get('FLAX_ENN_SEED', 0)))
   (tmp_path / 'config.py').write_text(CONFIG)
 
