@@ -97,6 +97,8 @@ def describe(annotation: Any) -> str:
   """A type in words: 'an integer or None'."""
   if annotation in _WORDS:
     return _WORDS[annotation]
+  if annotation is Any:
+    return 'anything'
   if _is_union(annotation):
     return ' or '.join(map(describe, typing.get_args(annotation)))
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)

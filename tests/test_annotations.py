@@ -29,6 +29,7 @@ GOOD = [
     ({'a': 1}, Mapping[str, Any], {'a': 1}),
     (2, float | Sequence[float], 2),
     ('x', Any, 'x'),
+    ((1, 'x'), Part | tuple[Any, Any], (1, 'x')),
 ]
 BAD = [
     ('False', bool, 'True or False'),
@@ -48,6 +49,8 @@ BAD = [
     (5, Mapping[str, Any], 'a section of named entries'),
     (5, Part, 'a section with a `name`'),
     (None, Part, 'a section with a `name`'),
+    (5, tuple[Any, int], '(anything, an integer)'),
+    ('a', Part | tuple[Any], 'a section with a `name` or (anything)'),
 ]
 
 

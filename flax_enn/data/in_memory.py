@@ -128,10 +128,15 @@ def data_set_of(found: Dataset | Pair, name: str) -> Dataset:
     name: of what was given, for errors.
 
   Raises:
-    ValueError: x and y are not those of as many examples.
+    ValueError: it is neither, or x and y are not those of as many examples.
   """
   if isinstance(found, Dataset):
     return found
+  if not isinstance(found, (tuple, list)) or len(found) != 2:
+    raise ValueError(
+        f'{name} is a {type(found).__name__}; expected a data set, or a pair of'
+        ' arrays (x, y)'
+    )
   x, y = jax.tree.map(np.asarray, found[0]), np.asarray(found[1])
   sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
   if sizes != {y.shape[:1]} or not y.size:

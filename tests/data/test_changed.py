@@ -219,6 +219,44 @@ def test_training_examples_of_another_set():
     ReplacedTrain(test, wide).load('train')
 
 
+@pytest.mark.parametrize('y', [[0, 1, 1, 0], [0, 0, 0, 0]])
+def test_training_examples_are_arrays(y):
+  """Also where the last class has no example."""
+  x = np.arange(8.0).reshape(4, 2)
+  dataset = ReplacedTrain(TwoMoons(n_test=6), (x, np.array(y)))
+  found, labels, _ = everything(dataset, 'train')
+  np.testing.assert_array_equal(found, x.astype(np.float32))
+  np.testing.assert_array_equal(labels, y)
+  same(dataset, TwoMoons(n_test=6), 'test')
+  assert dataset.likelihood == Categorical(2)
+  assert hash(dataset) and 'arrays of 4 examples' in repr(dataset)
+
+
+def test_arrays_are_preprocessed_as_the_data_set_has_it():
+  x = Photos().load('test').x
+  dataset = ReplacedTrain(Photos(), (x, np.zeros(len(x), np.int64)))
+  np.testing.assert_array_equal(
+      images(dataset, 'train'), images(Photos(), 'test')
+  )
+
+
+@pytest.mark.parametrize(
+    'train, says',
+    [
+        (([0, 2, 0],), 'train has y 2, but labels are 0 to 1 in dataset; .*1'),
+        (([-1, -1, -1],), 'train has y -1, but labels are 0 to 1 in dataset'),
+        (([[0.0], [1.0], [1.0]],), r'has y float32\[1\] and dataset Categ'),
+        (([0, 1],), 'train has x of .* examples and y of shape'),
+        ((), 'train is a ndarray; expected a data set, or a pair of arrays'),
+    ],
+)
+def test_arrays_that_do_not_fit(train, says):
+  x = np.zeros((3, 2))
+  train = (x, np.array(*train)) if train else x
+  with pytest.raises(ValueError, match=says):
+    ReplacedTrain(TwoMoons(), train).load('train')
+
+
 @pytest.mark.parametrize(
     'dataset',
     [
@@ -268,6 +306,23 @@ def test_a_config_names_them():
       'config.dataset',
   )
   assert dataset == HeldOutClasses(Corrupted(TwoMoons()), classes=(1,))
+
+
+def test_a_config_names_what_is_trained_on_instead():
+  section = {
+      'name': 'replaced_train',
+      'dataset': {'name': 'two_moons'},
+      'train': {'name': 'toy_moons'},
+  }
+  dataset = build.build(section, kinds.DATASET, 'config.dataset')
+  assert dataset == ReplacedTrain(TwoMoons(), ToyMoons())
+  arrays = np.zeros((3, 2)), np.zeros(3, np.int32)
+  section = {**section, 'train': arrays}
+  dataset = build.build(section, kinds.DATASET, 'config.dataset')
+  np.testing.assert_array_equal(images(dataset, 'train'), arrays[0])
+  section = {**section, 'train': 'mine.npz'}
+  with pytest.raises(ValueError, match=r"^config\.dataset\.train is 'mine"):
+    build.build(section, kinds.DATASET, 'config.dataset')
 
 
 def test_images_that_are_standardized_by_themselves():
