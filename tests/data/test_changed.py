@@ -178,6 +178,61 @@ def test_repeated_inputs_of_any_form():
     Repeated(moons).load('test')[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shaken:
+  """Adds normal noise, in place."""
+
+  scale: float = 0.01
+
+  def __call__(self, x, rng):
+    x += self.scale * rng.normal(size=x.shape)
+    return x
+
+
+def test_inputs_of_any_form_are_perturbed_by_a_function():
+  moons = TwoMoons(n_test=4)
+  section = {
+      'name': 'repeated',
+      'times': 3,
+      'dataset': {'name': 'two_moons', 'n_test': 4},
+      'perturb': {'name': f'{__name__}:Shaken', 'scale': 0.02},
+  }
+  dataset = build.build(section, kinds.DATASET, 'config.dataset')
+  assert dataset == Repeated(moons, times=3, perturb=Shaken(0.02))
+  plain, y, _ = everything(moons, 'test')
+  x, labels, _ = everything(dataset, 'test')
+  np.testing.assert_array_equal(labels, np.repeat(y, 3))
+  shifts = np.abs(x - np.repeat(plain, 3, 0))
+  assert shifts.min() > 0 and shifts.max() < 0.1  # also the first view
+  assert len(np.unique(x, axis=0)) == 12
+  same(pickle.loads(pickle.dumps(dataset)), dataset, 'test')
+  source = dataset.load('test')
+  np.testing.assert_array_equal([source[7]['x'], source[7]['x']], x[[7, 7]])
+  other = dataclasses.replace(dataset, seed=1)
+  assert not np.array_equal(images(other, 'test'), x)
+  # float64 comes back as float32, or the batch would not fit the spec.
+  wide = Repeated(moons, perturb=lambda x, rng: x + rng.normal(size=2))
+  assert images(wide, 'test').dtype == np.float32
+  same(dataset, moons, 'train')
+
+
+@pytest.mark.parametrize('files', [False, True])
+def test_images_are_perturbed_after_they_are_cropped(files):
+  def inverted(x, rng):
+    del rng
+    return 255 - x
+
+  photos = Photos(files=files)
+  for options in ({'crop': 0, 'flip': False}, {'crop': 2, 'flip': True}):
+    plain = images(Repeated(photos, **options), 'test')
+    found = Repeated(photos, perturb=inverted, **options)
+    np.testing.assert_allclose(images(found, 'test'), 1 - plain, atol=1e-6)
+  # Alone, it comes instead of them.
+  found = images(Repeated(photos, perturb=inverted), 'test')
+  expected = np.repeat(images(photos, 'test'), 2, 0)
+  np.testing.assert_allclose(found, 1 - expected, atol=1e-6)
+
+
 @pytest.mark.parametrize('files', [False, True])
 @pytest.mark.parametrize(
     'kind',
@@ -286,6 +341,8 @@ def test_changed_data_sets_are_read_like_others(dataset):
         (lambda: Corrupted(Photos(), severity=6), 'severity is 6'),
         (lambda: Corrupted(TwoMoons()).load('test')[0], 'for images of bytes'),
         (lambda: Repeated(Photos(), times=0), 'times is 0'),
+        (lambda: Repeated(Photos(), crop=-1), 'crop is -1'),
+        (lambda: Repeated(Photos(), perturb=3), 'perturb is 3; expected None'),
         (lambda: Repeated(Photos(), crop=10).load('test')[0], 'take fewer'),
         (lambda: ToyMoons(prob_swap=1.5), r'prob_swap is 1\.5'),
     ],
