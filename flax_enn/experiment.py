@@ -39,6 +39,7 @@ class Experiment:
 
   Attributes:
     network: that is trained.
+    dataset: that is trained on; arrays have become one.
     likelihood: what its outputs mean.
     state: after the steps so far.
   """
@@ -92,16 +93,16 @@ class Experiment:
           ' backbone becomes a network by Deterministic, Epinet, Ensemble …'
       )
     self.network = network
-    self._data = data_set_of(dataset, 'dataset')
-    self.likelihood = likelihood or self._data.likelihood
+    self.dataset = data_set_of(dataset, 'dataset')
+    self.likelihood = likelihood or self.dataset.likelihood
     self._logger = logger or TerminalLogger()
     self._every = train_log_every, eval_log_every
     size = network.indexer.size
     self._loader = Loader()
-    spec = dataclasses.replace(self._data.spec, likelihood=self.likelihood)
-    n = len(self._loader.source(self._data, 'train'))
+    spec = dataclasses.replace(self.dataset.spec, likelihood=self.likelihood)
+    n = len(self._loader.source(self.dataset, 'train'))
     self._batches = self._loader.train_batches(
-        self._data, spec, batch_size=min(batch_size, n), seed=seed
+        self.dataset, spec, batch_size=min(batch_size, n), seed=seed
     )
     self._objectives = _named(objectives)
     self._num_examples = n
@@ -120,7 +121,7 @@ class Experiment:
     )  # The state is not donated: a notebook may keep that of an earlier step.
     self._predict = jax.jit(self._predict_at)
     self._loss = jax.jit(self._loss_at)
-    model = Model(network, self.likelihood, self._data.input_spec)
+    model = Model(network, self.likelihood, self.dataset.input_spec)
     self._scorers = {
         name: (data, self._scorer(model, data))
         for name, found in (eval_datasets or {}).items()
@@ -195,8 +196,8 @@ class Experiment:
 
   def _scorer(self, model: Model, data: Dataset) -> Scorer:
     # What preprocessing learned, it learned from the training data.
-    alike = type(data) is type(self._data)
-    preprocess = (self._data if alike else data).preprocess
+    alike = type(data) is type(self.dataset)
+    preprocess = (self.dataset if alike else data).preprocess
     return Scorer(
         model=dataclasses.replace(model, preprocess=preprocess),
         batch_size=min(len(self._loader.source(data, 'test')), 1000),

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from absl import logging
+import jax
 import numpy as np
 
 from flax_enn.core import Batch
@@ -81,6 +82,18 @@ class Reader:
         f'{first}{row}. Repair this example, change the fields of the data set,'
         f' or set skip_bad ({self.skip_bad}) to as many as may be passed over'
     ) from first
+
+  def some(self, most: int) -> tuple[Any, np.ndarray]:
+    """Inputs and targets `[B, ...]` of some examples, evenly spread.
+
+    Args:
+      most: B, where there are as many and all can be read.
+    """
+    rows = np.unique(np.linspace(0, len(self) - 1, most).astype(int))
+    read = (self[int(i)] for i in rows)
+    elements = [e for e in read if 'problem' not in e]
+    x, y = ([e[name] for e in elements] for name in 'xy')
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *x), np.stack(y)
 
   def _read(self, index: int, *rng: np.random.Generator) -> Element:
     try:

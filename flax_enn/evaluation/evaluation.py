@@ -153,11 +153,7 @@ class Evaluation:
   def training_points(self) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of some training examples, evenly spread."""
     reader = self.loader.reader(self.dataset, 'train', self.spec.preprocess)
-    rows = np.unique(np.linspace(0, len(reader) - 1, _POINTS).astype(int))
-    read = (reader[int(i)] for i in rows)
-    elements = [e for e in read if 'problem' not in e]
-    x = np.stack([e['x'] for e in elements])
-    return x, np.stack([e['y'] for e in elements])
+    return reader.some(_POINTS)
 
 
 def create_evaluations(

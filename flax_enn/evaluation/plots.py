@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import math
-from typing import Any
 
 from matplotlib.axes import Axes
 import numpy as np
@@ -10,18 +9,6 @@ import numpy as np
 COLORS = {'base': '#8d99a6', 'enn': '#0b7285'}
 WRONG = '#d9480f'
 INK = '#343a40'
-CLASSES = np.array([
-    [0x1C, 0x7E, 0xD6],
-    [0xF0, 0x8C, 0x00],
-    [0x2F, 0x9E, 0x44],
-    [0xAE, 0x3E, 0xC9],
-    [0xE0, 0x31, 0x31],
-    [0x0C, 0x85, 0x99],
-    [0x86, 0x8E, 0x96],
-    [0x66, 0xA8, 0x0F],
-    [0xC2, 0x25, 0x5C],
-    [0x49, 0x50, 0x57],
-]) / 255  # repeated where there are more classes
 
 
 def reliability(
@@ -160,75 +147,3 @@ def votes(ax: Axes, probs: np.ndarray, label: int) -> None:
     left += share[c]
   ax.set(xlim=(0, 1), ylim=(-0.5, 0.5))
   ax.axis('off')
-
-
-def plane_classes(
-    ax: Axes, extent: Any, probs: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> None:
-  """Mean probabilities `[H, W, C]` as mixed colours, and data on them."""
-  colors = _class_colors(probs.shape[-1])
-  ax.imshow(
-      1 - 0.75 * (1 - probs @ colors), extent=extent, origin='lower',
-      aspect='auto', interpolation='bilinear',
-  )
-  _points(ax, x, colors[y])
-  ax.set(title='Mean prediction', xlabel='$x_1$', ylabel='$x_2$')
-
-
-def plane_disagreement(
-    ax: Axes, extent: Any, values: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> None:
-  """Disagreement `[H, W]` in nats as a map, and data on it."""
-  shown = ax.imshow(
-      values, extent=extent, origin='lower', aspect='auto', cmap='OrRd',
-      vmin=0, interpolation='bilinear',
-  )
-  _points(ax, x, _class_colors(y.max() + 1)[y])
-  bar = ax.figure.colorbar(shown, ax=ax, pad=0.02)
-  bar.set_label('mutual information (nats)')
-  ax.set(title='Disagreement of the indices', xlabel='$x_1$', ylabel='$x_2$')
-
-
-def curve(
-    ax: Axes,
-    grid: np.ndarray,
-    preds: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    noise_std: np.ndarray,
-) -> None:
-  """Functions `[N, G]` of one input, their mean and spread, and data."""
-  mean, std = preds.mean(0), preds.std(0)
-  color = COLORS['enn']
-  bands = (
-      (np.hypot(std, noise_std), 0.12, '±2 std of f(x, z) and of the noise'),
-      (std, 0.25, '±2 std of f(x, z) over z'),
-  )
-  for width, alpha, label in bands:
-    ax.fill_between(
-        grid, mean - 2 * width, mean + 2 * width,
-        color=color, alpha=alpha, lw=0, label=label,
-    )
-  for i, function in enumerate(preds[:8]):
-    label = 'f(x, z) at a few z' if i == 0 else None
-    ax.plot(grid, function, color=WRONG, lw=0.8, alpha=0.7, label=label)
-  ax.plot(grid, mean, color=color, lw=2, label='mean over z')
-  ax.plot(x, y, '.', color=INK, ms=4, alpha=0.6, label='training data')
-  middle = np.concatenate([y, mean])
-  margin = 0.5 * np.ptp(middle)
-  ax.set(
-      title='What the network knows of the function',
-      xlabel='x',
-      ylabel='y',
-      xlim=(grid[0], grid[-1]),
-      ylim=(middle.min() - margin, middle.max() + margin),
-  )
-  ax.legend(loc='upper left', ncols=2)
-
-
-def _class_colors(classes: int) -> np.ndarray:
-  return CLASSES[np.arange(classes) % len(CLASSES)]
-
-
-def _points(ax: Axes, x: np.ndarray, colors: np.ndarray) -> None:
-  ax.scatter(x[:, 0], x[:, 1], 14, colors, edgecolor='white', lw=0.5)

@@ -8,13 +8,11 @@ from typing import Any
 from etils import epath
 import jax
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.gridspec import GridSpec
 import numpy as np
 
-from flax_enn.evaluation import plots
+from flax_enn.evaluation import input_space, layout, plots
 from flax_enn.evaluation.results import Results
 from flax_enn.inference import Predictor
 from flax_enn.model import Model
@@ -24,22 +22,6 @@ Points = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 _COLUMNS = 8  # of images
 _GRID = 72  # points along each side of a map
-_STYLE = {
-    'axes.edgecolor': '#adb5bd',
-    'axes.labelcolor': plots.INK,
-    'axes.spines.right': False,
-    'axes.spines.top': False,
-    'axes.titlecolor': plots.INK,
-    'axes.titlelocation': 'left',
-    'axes.titlesize': 11,
-    'axes.titleweight': 'bold',
-    'font.family': 'DejaVu Sans',
-    'font.size': 9,
-    'legend.frameon': False,
-    'text.color': plots.INK,
-    'xtick.color': '#868e96',
-    'ytick.color': '#868e96',
-}
 
 
 def draw(
@@ -67,14 +49,14 @@ def draw_axes(path: epath.Path, draw: Callable[[Any], bool]) -> None:
   """Writes what `draw` draws into one pair of axes, if it does."""
   with _figure(path) as figure:
     figure.set_size_inches(7, 5)
-    if not draw(*_row(figure, 1)):
+    if not draw(*layout.row(figure, 1)):
       figure.clear()
 
 
 @contextlib.contextmanager
 def _figure(path: epath.Path) -> Generator[Figure]:
   """A figure in the style of reports, which is written unless it is empty."""
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(layout.STYLE):
     figure = Figure(dpi=120, facecolor='white')
     canvas = FigureCanvasAgg(figure)
     yield figure
@@ -99,16 +81,16 @@ def _classification(
     top = figure
   elif len(shape) == 3 and shape[-1] in (1, 3):
     figure.set_size_inches(13, 9)
-    top, bottom = _halves(figure)
+    top, bottom = layout.halves(figure)
     _images(bottom, results, predictor)
   elif shape == (2,):
     figure.set_size_inches(13, 9)
-    top, bottom = _halves(figure)
+    top, bottom = layout.halves(figure)
     _plane(bottom, predictor, points)
   else:
     figure.set_size_inches(13, 4.3)
     top = figure
-  grid = _grid(top, 2, 2 if agree else 3, height_ratios=(3, 1))
+  grid = layout.grid(top, 2, 2 if agree else 3, height_ratios=(3, 1))
   upper = top.add_subplot(grid[0, 0])
   lower = top.add_subplot(grid[1, 0], sharex=upper)
   plots.reliability(upper, lower, results.calibration, results.metrics)
@@ -130,35 +112,6 @@ def _shape(model: Model) -> tuple[int, ...]:
   """Of one x; empty where x is a tree of arrays."""
   spec = model.input_spec
   return spec.shape if isinstance(spec, jax.ShapeDtypeStruct) else ()
-
-
-def _grid(
-    figure: Figure | SubFigure, rows: int, columns: int, **ratios: Any
-) -> GridSpec:
-  """Places for plots, with room around them for what is written there.
-
-  Margins are in inches: matplotlib's own layouts draw everything once more to
-  find them.
-  """
-  width, height = np.divide(figure.bbox.size, figure.dpi)
-  return figure.add_gridspec(
-      rows, columns, left=0.85 / width, right=1 - 0.25 / width,
-      bottom=0.6 / height, top=1 - 0.45 / height, wspace=0.28, hspace=0.1,
-      **ratios,
-  )  # fmt: skip
-
-
-def _row(
-    figure: Figure | SubFigure, columns: int, **ratios: Any
-) -> list[Axes]:
-  """Axes beside each other, in such places."""
-  grid = _grid(figure, 1, columns, **ratios)
-  return [figure.add_subplot(grid[i]) for i in range(columns)]
-
-
-def _halves(figure: Figure) -> tuple[SubFigure, SubFigure]:
-  halves = figure.subfigures(2, squeeze=False, height_ratios=(1, 1.1))
-  return halves[0, 0], halves[1, 0]
 
 
 def _images(
@@ -197,16 +150,13 @@ def _images(
 def _plane(figure: SubFigure, predictor: Predictor, points: Points) -> None:
   """Maps of the mean prediction and of the disagreement over two inputs."""
   x, y = points()
-  low, high = _range(x, 0.35)
-  sides = [np.linspace(a, b, _GRID) for a, b in zip(low, high)]
-  grid = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2).astype(x.dtype)
+  grid, extent = input_space.plane(x, _GRID)
   probs, _ = _moments(predictor, grid)
-  extent = (low[0], high[0], low[1], high[1])
   mean = probs.mean(0)
   spread = _entropy(mean) - _entropy(probs).mean(0)
-  left, right = _row(figure, 2)
-  plots.plane_classes(left, extent, mean.reshape(_GRID, _GRID, -1), x, y)
-  plots.plane_disagreement(
+  left, right = layout.row(figure, 2)
+  input_space.plane_classes(left, extent, mean.reshape(_GRID, _GRID, -1), x, y)
+  input_space.plane_spread(
       right, extent, np.maximum(spread, 0).reshape(_GRID, _GRID), x, y
   )
 
@@ -222,28 +172,23 @@ def _regression(
   plain = len(_shape(model)) == 1 and model.likelihood.target.shape == (1,)
   found = points() if plain else None
   # Inputs that are the same everywhere, such as ones, are no axis.
-  axes = np.flatnonzero(np.ptp(found[0], axis=0)) if found else ()
+  axes = input_space.varying(found[0]) if found else ()
   if not found or len(axes) != 1:
     figure.set_size_inches(5.5, 4.6)
-    (ax,) = _row(figure, 1)
+    (ax,) = layout.row(figure, 1)
     plots.log_losses(ax, results.metrics, results.tau)
     return
   figure.set_size_inches(13, 5)
-  left, right = _row(figure, 2, width_ratios=(2, 1))
+  left, right = layout.row(figure, 2, width_ratios=(2, 1))
   x, y = found
-  low, high = _range(x, 0.25)
-  grid = np.linspace(low, high, 4 * _GRID).astype(x.dtype)
+  grid = input_space.line(x, 4 * _GRID)
   mean, variance = _moments(predictor, grid)
   noise_std = np.sqrt(variance.mean(0))[:, 0]
   (axis,) = axes
-  plots.curve(left, grid[:, axis], mean[..., 0], x[:, axis], y[:, 0], noise_std)
+  input_space.curve(
+      left, grid[:, axis], mean[..., 0], x[:, axis], y[:, 0], noise_std
+  )
   plots.log_losses(right, results.metrics, results.tau)
-
-
-def _range(x: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-  """The box around `[B, D]` points, wider by a part of its sides."""
-  low, high = x.min(0), x.max(0)
-  return low - margin * (high - low), high + margin * (high - low)
 
 
 def _entropy(probs: np.ndarray) -> np.ndarray:
