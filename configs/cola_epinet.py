@@ -7,7 +7,8 @@
 
 and with `:sst2` after the names of both configs, runs/sst2_bert and SST-2.
 
-`:joint` trains both at once. Expected on the development sentences, of which a
+`:joint` trains both at once; `:ensemble` and `:dropout` put ten last layers, or
+one behind dropout, in the place of the epinet. Expected on the development sentences, of which a
 base of so few sentences knows no more than how often they are acceptable:
 
   CoLA       base   epinet  epinet / base
@@ -33,15 +34,25 @@ SIZES = {
     'small': {},
     'large': dict(bert.LARGE),
 }
+# In the place of the epinet.
+HEADS = {
+    'ensemble': {
+        'name': 'ensemble',
+        'size': 10,
+        'member': {'name': 'mlp', 'hiddens': ()},
+    },
+    'dropout': {'name': 'mlp_dropout', 'hiddens': (), 'rate': 0.1},
+}
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """The recipe; `:small` and `:large` choose the size, `:smoke` a tiny form.
 
-  `:joint` trains the base too, `:sst2` has the other data set.
+  `:joint` trains the base too, `:sst2` has the other data set, `:ensemble` and
+  `:dropout` another head.
   """
   variants = parse_variants(
-      arg, known=('joint', 'sst2', 'smoke'), one_of=tuple(SIZES)
+      arg, known=('joint', 'sst2', 'smoke', *HEADS), one_of=tuple(SIZES)
   )
   sst2 = 'sst2' in variants
   (size,) = variants & set(SIZES)
@@ -57,22 +68,32 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.batch_size = 32
   config.num_steps = 1000
   config.num_indices = 8
+  base = {
+      'name': 'bert',
+      'vocab_size': config.dataset.get_ref('vocab_size'),
+      'positions': config.dataset.get_ref('length'),
+      'dropout': 0.1,
+      'dtype': 'float32' if size == 'tiny' else 'bfloat16',
+      'frozen': 'joint' not in variants,
+      **SIZES[size],
+  }
   config.network = {
       'name': 'epinet',
-      'base': {
-          'name': 'bert',
-          'vocab_size': config.dataset.get_ref('vocab_size'),
-          'positions': config.dataset.get_ref('length'),
-          'dropout': 0.1,
-          'dtype': 'float32' if size == 'tiny' else 'bfloat16',
-          'frozen': 'joint' not in variants,
-          **SIZES[size],
-      },
+      'base': base,
       'features': ('pooled',),
       'index_dim': 10,
       'hiddens': (50,),
       'prior_scale': 3.0,
   }
+  if {*HEADS} <= variants:
+    raise ValueError(f'--config=…:{arg} asks for two heads; choose one')
+  for name in {*HEADS} & variants:
+    config.network = {
+        'name': 'combined',
+        'base': base,
+        'feature': 'pooled',
+        'head': HEADS[name],
+    }
   config.objectives = {'data': {'loss': {'name': 'xent'}}}
   config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 1e-2

@@ -32,7 +32,9 @@ VARIANTS = {
     'cifar10_foreign_epinet': ['features'],
     # The larger ones need more memory than each emulated device has.
     'cola_bert': ['small', 'large', 'sst2', 'tiny'],
-    'cola_epinet': ['small', 'large', 'sst2', 'joint'],
+    'cola_epinet': [
+        'small', 'large', 'sst2', 'joint', 'ensemble', 'dropout',
+    ],  # fmt: skip
     'imagenet_resnet': IMAGENET,
     'imagenet_epinet': IMAGENET,
     **dict.fromkeys(CONFIGS_OF_CIFAR, CIFAR),

@@ -21,7 +21,8 @@ class MixtureKL:
   N(0, scale_1^2) + (1 - share) · N(0, scale_2^2), the prior of Blundell et al.
   (arXiv:1505.05424, section 3.3). Its mean over indices is the divergence,
   which has no closed form. For networks as in `DiagonalKL`, which emit u as
-  `extra['generated']`; see there for an ELBO.
+  `extra['generated']`; see there for an ELBO. A step keeps the u of all its
+  indices: take few.
 
   >>> ones = {'kernel': jnp.ones(3)}
   >>> out = Output(output.train, extra={'generated': ones})

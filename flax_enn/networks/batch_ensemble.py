@@ -17,7 +17,7 @@ class BatchEnsemble(nn.Module):
 
   Every dense layer and convolution of the base computes
   `s_k ∘ (W (r_k ∘ h) + b) + b_k`. The mean index gives the member of the mean
-  factors.
+  factors. On a mesh indices are split, and the few factors are on every device.
 
   Use: an ensemble for hardly more parameters than one network has.
   Cost: a forward of the base for every index; K (inputs + 2 outputs) parameters
