@@ -8,8 +8,9 @@
 and with `:sst2` after the names of both configs, runs/sst2_bert and SST-2.
 
 `:joint` trains both at once; `:ensemble` and `:dropout` put ten last layers, or
-one behind dropout, in the place of the epinet. Expected on the development sentences, of which a
-base of so few sentences knows no more than how often they are acceptable:
+one behind dropout, in the place of the epinet. Expected on the development
+sentences, of which a base of so few knows no more than how often they are
+acceptable:
 
   CoLA       base   epinet  epinet / base
   accuracy   0.675  0.655

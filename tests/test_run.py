@@ -34,7 +34,7 @@ VARIANTS = {
     'cola_bert': ['small', 'large', 'sst2', 'tiny'],
     'cola_epinet': [
         'small', 'large', 'sst2', 'joint', 'ensemble', 'dropout',
-    ],  # fmt: skip
+    ],
     'imagenet_resnet': IMAGENET,
     'imagenet_epinet': IMAGENET,
     **dict.fromkeys(CONFIGS_OF_CIFAR, CIFAR),

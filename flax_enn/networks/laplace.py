@@ -34,8 +34,8 @@ class Laplace(nn.Module):
   temperature 1, whatever that of the likelihood is), or `I / noise_std^2`. A
   pass over the data with `train=True` adds it up in the collection `curvature`;
   the output is then that of the base, which is `base`. So a run of one epoch on
-  a frozen base is the fit: `num_steps` is the number of examples by `batch_size`,
-  and no more, since a second epoch adds all of it again.
+  a frozen base is the fit: with `num_steps` as many as that takes and no more,
+  since a second epoch adds all of it again.
 
   Use: uncertainty for a network that is trained already, without training.
   Cost: one more index is a draw of F·C weights and their product; no
