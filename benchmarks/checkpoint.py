@@ -1,13 +1,14 @@
-"""What fingerprints add to a save: the stall of a step, and until it is safe.
+"""What fingerprints add to a save and a restore.
 
   python -m benchmarks.checkpoint --mebibytes=400 --arrays=100
 
-The state is random parameters with two moments each. `without` saves the same
-arrays with no number of any of them, in turn with the real thing.
+The state is random arrays. `stall` is how long a step waits, `committed` how
+long it takes until the checkpoint is safe, `restored` to have it back. What
+they are in times of is the same without a number of any array, in turn with the
+real thing.
 """
 
-import collections
-import shutil
+import contextlib
 import tempfile
 import time
 
@@ -22,16 +23,25 @@ _ARRAYS = flags.DEFINE_integer('arrays', 100, 'How many arrays it has.')
 _ROUNDS = flags.DEFINE_integer('rounds', 20, 'How often each is saved.')
 
 
-def save(state: object, step: int, folder: str) -> tuple[float, float]:
-  """Seconds until `save` returns, and until the checkpoint is committed."""
-  checkpointer = Checkpointer(folder, keep=1)
-  start = time.perf_counter()
-  checkpointer.save(state, step)
-  stall = time.perf_counter() - start
-  checkpointer.wait()
-  committed = time.perf_counter() - start
-  checkpointer.close()
-  return stall, committed
+def measure(state: dict[str, jax.Array], folder: str) -> dict[str, float]:
+  """Milliseconds to save a state and to restore it."""
+  abstract = jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
+      state,
+  )
+  with contextlib.closing(Checkpointer(folder, keep=1)) as checkpointer:
+    times = [time.perf_counter()]
+    checkpointer.save(state, 1)
+    times.append(time.perf_counter())
+    checkpointer.wait()
+    committed = time.perf_counter()
+    jax.block_until_ready(checkpointer.restore_latest(abstract))
+    restored = time.perf_counter()
+  return {
+      'stall': 1e3 * (times[1] - times[0]),
+      'committed': 1e3 * (committed - times[0]),
+      'restored': 1e3 * (restored - committed),
+  }
 
 
 def main(argv: list[str]) -> None:
@@ -45,30 +55,29 @@ def main(argv: list[str]) -> None:
   jax.block_until_ready(state)
   start = fingerprint.start
   ways = {'with': start, 'without': lambda tree: {}}
-  stalls, commits = collections.defaultdict(list), collections.defaultdict(list)
+  found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
   jax.block_until_ready(start(state))  # compiles
-  for step in range(1, _ROUNDS.value + 2):
+  for _ in range(_ROUNDS.value + 1):
     for name, way in ways.items():
       fingerprint.start = way
-      folder = tempfile.mkdtemp()
-      stall, committed = save(state, step, folder)
-      shutil.rmtree(folder)
-      if step > 1:  # the first warms up
-        stalls[name].append(stall)
-        commits[name].append(committed)
+      with tempfile.TemporaryDirectory() as folder:
+        found[name].append(measure(state, folder))
   fingerprint.start = start
   begun = time.perf_counter()
   jax.block_until_ready(start(state))
-  alone = time.perf_counter() - begun
-  least = {k: min(v) for k, v in stalls.items()}
-  least_commit = {k: min(v) for k, v in commits.items()}
+  alone = 1e3 * (time.perf_counter() - begun)
+  least = {
+      name: {key: min(row[key] for row in rows[1:]) for key in rows[0]}
+      for name, rows in found.items()  # the first of them warms up
+  }
+  row = {}
+  for key, value in least['with'].items():
+    row[f'{key}_ms'] = value
+    row[f'{key}_of_without'] = value / least['without'][key]
   timing.print_row(
       f'{_MEBIBYTES.value} MiB in {_ARRAYS.value} arrays',
-      stall_ms=1e3 * least['with'],
-      of_without=least['with'] / least['without'],
-      committed_ms=1e3 * least_commit['with'],
-      committed_of_without=least_commit['with'] / least_commit['without'],
-      fingerprints_alone_ms=1e3 * alone,
+      **row,
+      fingerprints_alone_ms=alone,
   )
 
 

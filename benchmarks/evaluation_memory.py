@@ -21,6 +21,7 @@ from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 
+from benchmarks import timing
 from flax_enn.data import Loader
 from flax_enn.data.fake import Fake
 from flax_enn.evaluation.scorer import Scorer
@@ -92,8 +93,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     print(*measure(int(_NUM_INDICES.value[0])))
     return
-  print(f'chunk {_CHUNK.value}, batch size {_BATCH_SIZE.value}')
-  print('   N   before     peak   evaluation')
+  timing.print_machine()
   peaks = []
   for number in _NUM_INDICES.value:
     said = subprocess.run(
@@ -104,8 +104,15 @@ def main(argv: list[str]) -> None:
     ).stdout
     before, peak, seconds = map(float, said.split())
     peaks.append(peak)
-    print(f'{number:>4} {before:4.0f} MiB {peak:4.0f} MiB {seconds:10.1f} s')
-  print(f'peak of the last over the first: {peaks[-1] / peaks[0]:.2f}')
+    timing.print_row(
+        f'{number} indices',
+        chunk=_CHUNK.value,
+        batch_size=_BATCH_SIZE.value,
+        before_mib=before,
+        peak_mib=peak,
+        peak_of_first=peak / peaks[0],
+        seconds=seconds,
+    )
 
 
 if __name__ == '__main__':

@@ -25,10 +25,11 @@ from typing import Any
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
-from absl import app, flags
+from absl import app, flags, logging
 import numpy as np
 from PIL import Image
 
+from benchmarks import timing
 from flax_enn.data import Loader, imagenet2012, jpeg
 from flax_enn.data.batching import Batcher
 
@@ -195,16 +196,18 @@ def profile(encoded: list[bytes], windows: list[jpeg.Window]) -> None:
       elements.clear()
   total = Pipeline(0)(len(encoded), time.process_time)
   seconds['the rest'] = total - sum(seconds.values())
-  print(f'\nOf one core, for one image: {1e3 * total / len(encoded):.2f} ms')
+  timing.print_row('one core, one image', ms=1e3 * total / len(encoded))
   for name, value in seconds.items():
-    each = 1e3 * value / len(encoded)
-    print(f'  {name:24} {each:6.2f} ms  {value / total:6.1%}')
+    timing.print_row(
+        f'  {name}', ms=1e3 * value / len(encoded), share=value / total
+    )
 
 
 def main(argv):
-  """Runs all rounds and prints the table."""
+  """Runs all rounds and prints the rows."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  timing.print_machine()
   encoded = photos(_DATA.value)[: _IMAGES.value]
   if len(encoded) < _IMAGES.value or len(encoded) % _BATCH.value:
     raise app.UsageError(
@@ -227,17 +230,19 @@ def main(argv):
     cv2.setNumThreads(1)
   except ModuleNotFoundError:
     del ways['bare loop, OpenCV']
-    print('OpenCV is not installed (pip install opencv-python-headless).')
+    logging.warning('OpenCV is not installed: opencv-python-headless')
   rates = collections.defaultdict(list)
   for number in range(_ROUNDS.value):
     for name, run in ways.items():
       rates[name].append(_IMAGES.value / run())
-    print(f'round {number + 1} of {_ROUNDS.value} done', flush=True)
-  print(f'\nImages a second, {_CORES.value} cores:  median (lowest, highest)')
+    logging.info('Round %d of %d done', number + 1, _ROUNDS.value)
   for name, values in rates.items():
-    print(
-        f'  {name:24} {statistics.median(values):6.0f}'
-        f'  ({min(values):.0f}, {max(values):.0f})'
+    timing.print_row(
+        name,
+        images_per_s=statistics.median(values),
+        lowest=min(values),
+        highest=max(values),
+        cores=_CORES.value,
     )
   profile(encoded, windows)
 
