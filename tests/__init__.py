@@ -8,6 +8,13 @@ def slow(*values, **options):
   return pytest.param(*values, marks=pytest.mark.slow, **options)
 
 
+def long(*values, **options):
+  """A further case of what another shows: only `pytest --slow` tries it."""
+  return pytest.param(
+      *values, marks=[pytest.mark.slow, pytest.mark.long], **options
+  )
+
+
 def thinned(values, every=2):
   """Values of which `make test` tries one in so many, `make test-all` all."""
   return [slow(v) if place % every else v for place, v in enumerate(values)]

@@ -61,15 +61,15 @@ NETWORKS = [
 
 
 def on_meshes():
-  """Every network on MESH, and in `make test-all` on three others.
+  """Every network on MESH, and in `make test-all` on two others.
 
   Which ones goes round, so that each mesh is taken by several networks.
   """
   cases = []
   for i, name in enumerate(NETWORKS):
     cases.append(pytest.param(name, MESH, id=f'{name}-{MESH}'))
-    for k in range(3):
-      sizes = MESHES[(3 * i + k) % len(MESHES)]
+    for k in range(2):
+      sizes = MESHES[(2 * i + k) % len(MESHES)]
       cases.append(slow(name, sizes, id=f'{name}-{sizes}'))
   return pytest.mark.parametrize('name, sizes', cases)
 

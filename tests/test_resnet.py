@@ -20,7 +20,7 @@ from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.optimizer import create_optimizer
 from flax_enn.training.state import abstract_state, create_train_state
-from tests import slow, tiny
+from tests import long, slow, tiny
 from tests.test_laws import a_batch
 
 TINY = {
@@ -228,8 +228,8 @@ def test_virtual_batches_divide_the_batch(group):
         ('bottleneck', 4, (2, 2, 2)),
         ('thin', 4, (8, 1, 1)),
         ('thin', None, (1, 4, 2)),
-        ('bottleneck', 2, (1, 4, 2)),
-        ('bottleneck', None, (8, 1, 1)),
+        long('bottleneck', 2, (1, 4, 2)),
+        long('bottleneck', None, (8, 1, 1)),
         ('convnet', 2, (8, 1, 1)),
         ('convnet', None, (1, 4, 2)),
     ],

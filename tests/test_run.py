@@ -14,7 +14,7 @@ from flax_enn.data.regression import Regression
 from flax_enn.feature_cache import store
 from flax_enn.likelihoods import Categorical
 from flax_enn.training import load_config, train_and_evaluate
-from tests import slow, thinned, tiny
+from tests import long, slow, thinned, tiny
 from tests.data import fake_tfds, test_jpeg_pack, test_sentences
 from tests.test_resume import curves
 
@@ -32,9 +32,7 @@ VARIANTS = {
     'cifar10_foreign_epinet': ['features'],
     # The larger ones need more memory than each emulated device has.
     'cola_bert': ['small', 'large', 'sst2', 'tiny'],
-    'cola_epinet': [
-        'small', 'large', 'sst2', 'joint', 'ensemble', 'dropout',
-    ],
+    'cola_epinet': ['small', 'large', 'sst2', 'ensemble', 'dropout', 'joint'],
     'imagenet_resnet': IMAGENET,
     'imagenet_epinet': IMAGENET,
     **dict.fromkeys(CONFIGS_OF_CIFAR, CIFAR),
@@ -188,7 +186,16 @@ def data_dir(tmp_path_factory):
     [
         *((name, '') for name in DATA),
         *(slow(name, '') for name in CONFIGS if name not in DATA),
-        *(slow(name, variants[-1]) for name, variants in VARIANTS.items()),
+        *(slow('cola_epinet', head) for head in ('ensemble', 'dropout')),
+        # The deepest epinet has the deepest base in it.
+        *(
+            (long if '200' in variants or 'cifar100' in name else slow)(
+                name, variants[-1]
+            )
+            for name, variants in VARIANTS.items()
+            if name != 'imagenet_epinet'
+        ),
+        slow('imagenet_epinet', '200'),
     ],
 )
 def test_config_fits_together_at_full_size(name, variant, data_dir):
