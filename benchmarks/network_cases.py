@@ -115,11 +115,12 @@ def images(classes: int) -> Groups:
   lenet5 = LeNet5(classes)
   vgg = VGG(classes, (16, 32, 32), (1, 2, 2), bn_momentum=0.9)
   resnet = ResNet(classes, depth=18, blocks=(1, 1, 1), channels=(8, 16, 32))
-  on_pooled = Epinet(resnet, ('pooled',), index_dim=8, hiddens=(15,))
+  head = {'index_dim': 8, 'hiddens': (15,)}
+  on_pooled = Epinet(resnet, ('pooled',), prior_scale=0.3, **head)
   prior = ConvPrior(channels=(4, 8), kernels=(3, 3), strides=(2, 2))
   members = {
       'ensemble': Ensemble(convnet, size=5),
-      'epinet': Epinet(convnet, ('hidden',), index_dim=8, hiddens=(15,)),
+      'epinet': Epinet(convnet, ('hidden',), **head),
   }
   return {
       **perceptrons(classes),
