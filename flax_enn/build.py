@@ -14,6 +14,11 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import inspect
+import os
+from pathlib import Path
+import sysconfig
+import traceback
 from typing import Any
 
 from flax import linen as nn
@@ -120,6 +125,38 @@ def located(path: str) -> Generator[None]:
     yield
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
+
+
+@contextlib.contextmanager
+def code_named(module: Any) -> Generator[None]:
+  """Adds to a ValueError from inside where a user's own code is.
+
+  That is the innermost line of it that was running, or else the file of the
+  module's class. Nothing is added where all code is of a library.
+  """
+  try:
+    yield
+  except ValueError as e:
+    error, places = e, []
+    while error is not None:
+      for frame in traceback.extract_tb(error.__traceback__):
+        if _is_own(frame.filename):
+          places.append(f'{frame.filename}, line {frame.lineno}')
+      error = error.__cause__
+    file = inspect.getsourcefile(type(module)) or ''
+    if not places and _is_own(file):
+      places.append(file)
+    if not places:
+      raise
+    raise ValueError(f'{e} (See {places[-1]}.)') from e
+
+
+def _is_own(file: str) -> bool:
+  """Whether it is a file of neither a library, nor Python, nor flax_enn."""
+  others = (str(Path(__file__).parent), sysconfig.get_path('stdlib'))
+  packages = Path(file).parts
+  installed = {'site-packages', 'dist-packages'} & {*packages}
+  return os.path.isfile(file) and not installed and not file.startswith(others)
 
 
 def find(name: str, kind: kinds.Kind, path: str) -> type:

@@ -92,7 +92,10 @@ def refused(config, says):
     trainer = Trainer.from_config(config)
     checks.check_data(trainer)
     checks.check(trainer)
-  assert '\n' not in str(caught.value)
+  said = str(caught.value)
+  assert '\n' not in said
+  if config.network.name == f'{__name__}:Net':
+    assert f'(See {__file__}' in said
 
 
 X = np.random.RandomState(0).normal(size=(48, 2)).astype(np.float32)

@@ -29,9 +29,10 @@ def check(trainer: Trainer, num_examples: int = 1) -> None:
     ValueError: what was found, what was expected, and the field to change.
   """
   _check_mesh(trainer)
-  _check_network(trainer)
-  _check_memory(trainer)
-  _check_objectives(trainer, num_examples)
+  with build.code_named(trainer.model.network):
+    _check_network(trainer)
+    _check_memory(trainer)
+    _check_objectives(trainer, num_examples)
   likelihood = trainer.model.likelihood
   with build.located(f'the metrics of {likelihood}'):
     collection(likelihood.metrics)
