@@ -1,6 +1,6 @@
 """Which checkpoint of a run is read, and the run that a new one starts from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,17 +28,22 @@ def checkpoint(init: Mapping[str, Any], workdir: epath.PathLike) -> epath.Path:
         f' --workdir={source}), then this one; or set workdir to a'
         f' run with checkpoints (in {source.parent}: {_runs(source.parent)})'
     )
-  step = choose_step(source, init.get('step', 'latest'))
+  step = choose_step(source, steps, init.get('step', 'latest'))
   return layout.checkpoint_dir(source) / str(step)
 
 
 def choose_step(
-    run: epath.Path, wanted: int | str, *, latest_if_unscored: bool = False
+    run: epath.Path,
+    steps: Sequence[int],
+    wanted: int | str,
+    *,
+    latest_if_unscored: bool = False,
 ) -> int:
-  """The step of one of the checkpoints of a run, which has some.
+  """The step of one of the checkpoints of a run.
 
   Args:
     run: its workdir.
+    steps: of its checkpoints, from `layout.steps`; there are some.
     wanted: a number, which the command line may give as text, `'latest'` or
       `'best'`.
     latest_if_unscored: whether 'best' means the latest where none was
@@ -47,7 +52,6 @@ def choose_step(
   Raises:
     ValueError: there is no such checkpoint.
   """
-  steps = layout.steps(run)
   step = str(steps[-1] if wanted == 'latest' else wanted)
   if wanted == 'best':
     best = layout.best(layout.scores(run), steps)

@@ -44,7 +44,8 @@ class ReplacedTrain(Wrapped):
     """
     if split != 'train':
       return self.dataset.load(split)
-    train = data_set_of(self.train, 'train')
+    train = self.train
+    assert isinstance(train, Dataset)  # since `__post_init__`
     self._check_y(train)
     source = train.load('train')
     self._check_x(source)

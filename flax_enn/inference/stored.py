@@ -74,12 +74,13 @@ def load(
   with sharding.use_mesh(mesh, rules):
     abstract = model.abstract_variables(mesh, rules)
     if card is None:
-      if not layout.steps(folder):
+      steps = layout.steps(folder)
+      if not steps:
         raise ValueError(
             f'{folder} has no checkpoint yet; train the run first, or give the'
             ' folder of another'
         )
-      number = choose_step(folder, step, latest_if_unscored=True)
+      number = choose_step(folder, steps, step, latest_if_unscored=True)
       path = layout.checkpoint_dir(folder) / str(number)
       variables = read_variables(path, abstract)
     else:
