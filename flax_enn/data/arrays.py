@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from flax_enn.data.augmentation import random_crop, random_flip
+from flax_enn.data.augmentation import batched, random_crop, random_flip
 from flax_enn.data.base import ArraySource, Dataset, check_numbers
 from flax_enn.data.npz import read_npz
 from flax_enn.data.preprocess import (
@@ -15,6 +15,7 @@ from flax_enn.data.preprocess import (
     Pixels,
     Preprocess,
     Standardize,
+    each,
 )
 from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
@@ -80,8 +81,9 @@ class Arrays(Dataset):
       return Pixels(x.shape[1:], mean=mean, std=std)
     return Standardize(mean, std)
 
-  def augment(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    x = random_crop(self.preprocess(x), self.padding, rng)
+  @batched
+  def augment(self, x: np.ndarray, rng: Any) -> np.ndarray:
+    x = random_crop(each(self.preprocess, x), self.padding, rng)
     return random_flip(x, rng) if self.flip else x
 
   @property

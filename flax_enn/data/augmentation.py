@@ -1,72 +1,106 @@
-"""Random changes of one image `[H, W, ch]`, drawn from a generator alone."""
+"""Random changes of images `[B, H, W, ch]`, drawn from generators alone."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
 from flax_enn.data.preprocess import MODES
+from flax_enn.data.row_generators import Generators, OneRow, RowGenerators
+
+F = TypeVar('F', bound=Callable[..., Any])
 
 
-def random_crop(
-    x: np.ndarray, padding: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Moves the image by up to `padding` pixels; zeros come in at the edges."""
+def batched(augment: F) -> F:
+  """Makes a data set's `augment` of many images also one of a single image.
+
+  Args:
+    augment: of the data set, x `[B, ...]`, and generators that draw `[B]`.
+
+  Returns:
+    The same, which also takes x without the axis B and a generator of numpy.
+    It is known by its attribute `batched`: what overrides it has none.
+  """
+
+  @functools.wraps(augment)
+  def one_or_many(self: Any, x: Any, rng: Any) -> Any:
+    if isinstance(rng, RowGenerators):
+      return augment(self, x, rng)
+    return augment(self, np.asarray(x)[None], OneRow(rng))[0]
+
+  vars(one_or_many)['batched'] = True
+  return cast(F, one_or_many)
+
+
+def random_crop(x: np.ndarray, padding: int, rng: Generators) -> np.ndarray:
+  """Moves each image by up to `padding` pixels; zeros come in at the edges."""
   if not padding:
     return x
-  height, width = x.shape[:2]
-  padded = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
-  top, left = rng.integers(0, 2 * padding + 1, size=2)
-  return padded[top : top + height, left : left + width]
+  size, sides = x.shape[1:3], (padding, padding)
+  padded = np.pad(x, ((0, 0), sides, sides, (0, 0)))
+  return random_window(padded, size, rng)
 
 
 def random_window(
-    x: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+    x: np.ndarray, size: tuple[int, ...], rng: Generators
 ) -> np.ndarray:
-  """Cuts `size` (height, width) out of the image, at a random place."""
-  top, left = (rng.integers(0, a - b + 1) for a, b in zip(x.shape, size))
-  return x[top : top + size[0], left : left + size[1]]
+  """Cuts `size` (height, width) out of each image, at a random place."""
+  top, left = (rng.integers(0, a - b + 1) for a, b in zip(x.shape[1:], size))
+  windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+  return np.moveaxis(windows, 3, 5)[np.arange(len(x)), top, left]
+
+
+def random_flip(x: np.ndarray, rng: Generators) -> np.ndarray:
+  """Mirrors each image left to right or leaves it, with even odds."""
+  mirrored, x = rng.random() < 0.5, x.copy()
+  x[mirrored] = x[mirrored, :, ::-1]
+  return x
+
+
+def random_cutout(x: np.ndarray, side: int, rng: Generators) -> np.ndarray:
+  """Sets a square inside each image to zero or leaves it, with even odds.
+
+  DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks
+  with Cutout" (arXiv:1708.04552), in the form of enn. To be the last change: an
+  image that is left draws where the square would have been.
+  """
+  if not side:
+    return x
+  cut = rng.random() >= 0.5
+  inside = cut[:, None, None]
+  for axis, size in enumerate(x.shape[1:3]):
+    first = rng.integers(0, size - side + 1)
+    at = np.arange(size) - first[:, None]
+    inside = inside & np.expand_dims((at >= 0) & (at < side), 2 - axis)
+  return np.where(inside[..., None], x.dtype.type(0), x)
 
 
 def random_zoom(
-    x: np.ndarray, pixels: int, rng: np.random.Generator
+    x: np.ndarray, pixels: int, rng: Generators
 ) -> np.ndarray:
-  """A window so many pixels smaller, at a random place, brought back to size.
+  """Windows so many pixels smaller, at random places, brought back to size.
 
   Args:
-    x: image of bytes.
-    pixels: by which height and width of the window are smaller.
+    x: images of bytes.
+    pixels: by which height and width of a window are smaller.
     rng: to draw from.
   """
-  height, width, channels = x.shape
+  height, width, channels = x.shape[1:]
   if not pixels:
     return x
   if pixels >= min(height, width):
     raise ValueError(
-        f'a window {pixels} pixels smaller than an image {list(x.shape)} is'
+        f'a window {pixels} pixels smaller than an image {list(x.shape[1:])} is'
         ' empty; take fewer'
     )
-  window = random_window(x, (height - pixels, width - pixels), rng)
-  window = window[..., 0] if channels == 1 else window
-  image = Image.fromarray(np.ascontiguousarray(window), MODES[channels])
-  image = image.resize((width, height), Image.Resampling.BICUBIC)
-  return np.asarray(image).reshape(x.shape)
-
-
-def random_flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Mirrors the image left to right or leaves it, with even odds."""
-  return x[:, ::-1] if rng.random() < 0.5 else x
-
-
-def random_cutout(
-    x: np.ndarray, side: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Sets a square inside the image to zero or leaves it, with even odds.
-
-  DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks
-  with Cutout" (arXiv:1708.04552), in the form of enn.
-  """
-  if not side or rng.random() < 0.5:
-    return x
-  top, left = (rng.integers(0, size - side + 1) for size in x.shape[:2])
-  x = x.copy()
-  x[top : top + side, left : left + side] = 0
-  return x
+  windows = random_window(x, (height - pixels, width - pixels), rng)
+  windows = windows[..., 0] if channels == 1 else windows
+  images = (
+      Image.fromarray(w, MODES[channels]).resize(
+          (width, height), Image.Resampling.BICUBIC
+      )
+      for w in map(np.ascontiguousarray, windows)
+  )
+  return np.stack([np.asarray(image) for image in images]).reshape(x.shape)

@@ -85,8 +85,16 @@ class Dataset(abc.ABC):
     """From x as it is stored to x as the network takes it."""
     return IDENTITY
 
-  def augment(self, x: Any, rng: np.random.Generator) -> Any:
-    """The same for training, at random; draws from `rng` alone."""
+  def augment(self, x: Any, rng: Any) -> Any:
+    """The same for training, at random.
+
+    Args:
+      x: of one example, as it is stored.
+      rng: a generator of numpy, to draw from it alone.
+
+    Examples in arrays are augmented faster many at a time, see
+    `augmentation.batched`.
+    """
     del rng
     return self.preprocess(x)
 
@@ -94,6 +102,11 @@ class Dataset(abc.ABC):
   def augments(self) -> bool:
     """Whether `augment` may be anything but `preprocess`."""
     return type(self).augment is not Dataset.augment
+
+  @property
+  def augments_batches(self) -> bool:
+    """Whether `augment` is `batched`: it takes many examples too."""
+    return getattr(type(self).augment, 'batched', False)
 
   @property
   def spec(self) -> DataSpec:
@@ -180,12 +193,22 @@ class Wrapped(Dataset):
   def preprocess(self) -> Preprocess:
     return self.dataset.preprocess
 
-  def augment(self, x: Any, rng: np.random.Generator) -> Any:
+  def augment(self, x: Any, rng: Any) -> Any:
     return self.dataset.augment(x, rng)
 
   @property
   def augments(self) -> bool:
-    return self.dataset.augments
+    return self._augmented.augments
+
+  @property
+  def augments_batches(self) -> bool:
+    return self._augmented.augments_batches
+
+  @property
+  def _augmented(self) -> Any:
+    """What knows how it augments: a subclass, or what it wraps."""
+    inherited = type(self).augment is Wrapped.augment
+    return self.dataset if inherited else super()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from flax_enn.data.augmentation import (
+    batched,
     random_crop,
     random_cutout,
     random_flip,
@@ -15,7 +16,7 @@ from flax_enn.data.augmentation import (
 )
 from flax_enn.data.base import ArraySource, Dataset
 from flax_enn.data.image_preprocess import CentralCrop
-from flax_enn.data.preprocess import Pixels, Preprocess
+from flax_enn.data.preprocess import Pixels, Preprocess, each
 from flax_enn.data.tfds_images import load_pixels
 from flax_enn.likelihoods import Categorical
 
@@ -88,8 +89,9 @@ class Cifar10(Dataset):
   def load(self, split: str) -> ArraySource:
     return self._splits[split]
 
-  def augment(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    x = self._pixels(x)
+  @batched
+  def augment(self, x: np.ndarray, rng: Any) -> np.ndarray:
+    x = each(self._pixels, x)
     if self.crop is None:
       x = random_crop(x, self.padding, rng)
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_enn.data.preprocess import Pixels, Preprocess
+from flax_enn.data.preprocess import Pixels, Preprocess, of_many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,18 @@ class PerImage:
   before: Preprocess
 
   def __call__(self, x: Any) -> np.ndarray:
-    return self.standardized(self.before(x))
+    return self.standardized(self.before(x)[None])[0]
 
   def standardized(self, x: np.ndarray) -> np.ndarray:
-    """An image of floats."""
-    std = max(float(x.std()), 1 / math.sqrt(x.size))
-    return (x - x.mean()) / np.float32(std)
+    """Images of floats `[B, ...]`."""
+    flat = x.reshape(len(x), -1)
+    least = np.float32(1 / math.sqrt(flat.shape[1]))
+    std = np.maximum(flat.std(axis=1, keepdims=True), least)
+    return ((flat - flat.mean(axis=1, keepdims=True)) / std).reshape(x.shape)
+
+  def of_many(self, x: Any) -> Preprocess | None:
+    before = of_many(self.before, x)
+    return before and (lambda some: self.standardized(before(some)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,12 @@ class CentralCrop:
   size: tuple[int, int]
 
   def __call__(self, x: Any) -> np.ndarray:
-    x = self.pixels(x)
-    top, left = ((a - b) // 2 for a, b in zip(x.shape, self.size))
-    return x[top : top + self.size[0], left : left + self.size[1]]
+    return self._middle(self.pixels(x)[None])[0]
+
+  def of_many(self, x: Any) -> Preprocess | None:
+    pixels = of_many(self.pixels, x)
+    return pixels and (lambda some: self._middle(pixels(some)))
+
+  def _middle(self, x: np.ndarray) -> np.ndarray:
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[1:], self.size))
+    return x[:, top : top + self.size[0], left : left + self.size[1]]

@@ -1,6 +1,6 @@
 """Batches of examples in arrays, without a loop over the examples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import math
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 from flax_enn.core import Batch
 from flax_enn.data.base import ArraySource, Dataset
 from flax_enn.data.batching import Batcher
-from flax_enn.data.preprocess import Preprocess, of_many
+from flax_enn.data.preprocess import of_many
 from flax_enn.data.reader import Reader
+from flax_enn.data.row_generators import RowGenerators
 from flax_enn.likelihoods import Categorical, Gaussian, Likelihood
 
 # Arrays x `[B, ...]`, or a tree of them, and y: labels `[B]` or targets
@@ -32,24 +33,29 @@ class InMemory:
   Attributes:
     examples: the source.
     rows: which of its examples are the split.
-    fn: from x as it is stored to x as the network takes it, of many examples.
+    fn: from x as it is stored to x as the network takes it, of many examples;
+      also of their generators where it augments.
     batcher: checks a batch.
   """
 
   examples: ArraySource
   rows: np.ndarray
-  fn: Preprocess
+  fn: Callable[..., Any]
   batcher: Batcher
 
-  def take(self, ids: np.ndarray) -> Batch:
+  def take(self, ids: np.ndarray, *rng: RowGenerators) -> Batch:
     """The batch of these examples; those with an id below 0 are padding.
+
+    Args:
+      ids: `[B]` of the examples.
+      *rng: one generator for each, where they are augmented.
 
     Raises:
       ValueError: examples that do not fit the spec.
     """
     examples, padding = self.examples, ids < 0
     rows = self.rows[np.maximum(ids, 0)]
-    x = self.fn(jax.tree.map(lambda leaf: leaf[rows], examples.x))
+    x = self.fn(jax.tree.map(lambda leaf: leaf[rows], examples.x), *rng)
     y = examples.y[rows]
     weight = np.ones(len(ids), np.float32)
     if examples.weight is not None:
@@ -68,21 +74,35 @@ class Taken(Iterator[Batch]):
     ids: of the examples of the batches to come.
   """
 
-  def __init__(self, held: InMemory, ids: Iterable[np.ndarray]):
-    """Takes these examples of those held, a batch at a time."""
+  def __init__(
+      self,
+      held: InMemory,
+      ids: Iterable[np.ndarray],
+      generators: Iterable[RowGenerators] | None = None,
+  ):
+    """Takes these examples of those held, a batch at a time.
+
+    Args:
+      held: the examples.
+      ids: `[B]` of each batch.
+      generators: of each batch, where its examples are augmented.
+    """
     self._held, self.ids = held, iter(ids)
+    self._generators = None if generators is None else iter(generators)
 
   def __next__(self) -> Batch:
-    return self._held.take(next(self.ids))
+    rngs = () if self._generators is None else (next(self._generators),)
+    return self._held.take(next(self.ids), *rngs)
 
   def examples(self) -> Batch | None:
     """All of them, whose rows are their ids, where devices may hold them.
 
-    None where they are too many, or some do not fit the spec: their batch says
-    which.
+    None where they are too many or augmented, or some do not fit the spec:
+    their batch says which.
     """
     n = len(self._held.rows)
-    if n * _size(self._held.batcher.spec.input_spec) > MOST_RESIDENT:
+    size = n * _size(self._held.batcher.spec.input_spec)
+    if size > MOST_RESIDENT or self._generators is not None:
       return None
     try:
       return self._held.take(np.arange(n))
@@ -90,19 +110,22 @@ class Taken(Iterator[Batch]):
       return None
 
 
-def in_memory(reader: Reader, batcher: Batcher, rows: int) -> InMemory | None:
+def in_memory(
+    reader: Reader, batcher: Batcher, rows: int, augment: Any = None
+) -> InMemory | None:
   """The examples of a split, where batches of them can be taken so.
 
   Args:
     reader: of them, one by one.
     batcher: of the split.
     rows: examples in a batch.
+    augment: what the reader does to x, where it is `batched`.
   """
   examples = reader.source.examples
   if not isinstance(examples, ArraySource) or examples.unreadable:
     return None
   arrays = jax.tree.leaves((examples.x, examples.y, examples.weight))
-  n, many = len(examples), of_many(reader.fn, examples.x)
+  n, many = len(examples), augment or of_many(reader.fn, examples.x)
   plain = type(examples) is ArraySource  # a subclass may read in its own way
   plain &= all(isinstance(a, np.ndarray) for a in arrays)
   size = rows * _size(batcher.spec.input_spec)

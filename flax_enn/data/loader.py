@@ -5,8 +5,8 @@ endless stream of shuffled epochs, and shard h of H holds the rows
 [h B / H, (h + 1) B / H) of it. Order and augmentation are a pure function of
 the seed and the global position, so that a step alone restores the stream.
 
-Grain reads the examples, one by one. Those that lie in arrays and are not
-augmented are taken a batch at a time, to the same stream.
+Grain reads the examples, one by one. Those that lie in arrays are taken, and
+augmented where the data set can, a batch at a time, to the same stream.
 
 Worker processes start afresh from the main module: a script that uses them
 keeps what it runs under `if __name__ == '__main__':`.
@@ -14,7 +14,7 @@ keeps what it runs under `if __name__ == '__main__':`.
 
 from collections.abc import Callable, Iterator, MutableMapping
 import dataclasses
-import itertools
+import sys
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from flax_enn.data.batching import Batcher, Padded, Problems
 from flax_enn.data.in_memory import Taken, in_memory
 from flax_enn.data.order import Order
 from flax_enn.data.reader import Reader, WithIds, counted
+from flax_enn.data.row_generators import RowGenerators
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -162,11 +163,18 @@ class Loader:
         int, np.random.SeedSequence(seed).generate_state(2)
     )
     batcher = Batcher(repr(dataset), 'train', spec)
-    if not self.workers and (held := in_memory(reader, batcher, rows)):
+    changes = fn if dataset.augments and dataset.augments_batches else None
+    if not self.workers and (held := in_memory(reader, batcher, rows, changes)):
       order = Order(len(reader), order_seed)
       first = start * batch_size + self.shard_index * rows
-      at = itertools.count(first, batch_size)
-      return Taken(held, (order(i, i + rows) for i in at))
+      at = range(first, sys.maxsize, batch_size)
+      return Taken(
+          held,
+          (order(i, i + rows) for i in at),
+          (RowGenerators(augment_seed, np.arange(i, i + rows)) for i in at)
+          if changes
+          else None,
+      )
     import grain
 
     order = grain.MapDataset.range(len(reader)).shuffle(order_seed).repeat()

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from flax_enn.data.word_pieces import WordPieces
-
 Preprocess = Callable[[Any], Any]
 
 # Channels -> Pillow's name for bytes of so many.
@@ -31,6 +29,10 @@ class Identity:
 
   def __call__(self, x: Any) -> Any:
     return x
+
+  def of_many(self, x: Any) -> Preprocess:
+    del x
+    return self
 
 
 IDENTITY = Identity()
@@ -64,6 +66,10 @@ class FeaturesOf:
         f' preprocessing is {self.id[:12]})'
     )
 
+  def of_many(self, x: Any) -> Preprocess:
+    del x
+    return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Standardize:
@@ -80,6 +86,9 @@ class Standardize:
   def __call__(self, x: np.ndarray) -> np.ndarray:
     mean, std = np.array([self.mean, self.std], np.float32)
     return (x - mean) / std
+
+  def of_many(self, x: Any) -> Preprocess | None:
+    return self if isinstance(x, np.ndarray) and x.ndim > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,28 +141,32 @@ class Pixels:
     image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(self.shape)
 
+  def of_many(self, x: Any) -> Preprocess | None:
+    fits = isinstance(x, np.ndarray) and x.dtype == np.uint8
+    if not fits or x.shape[1:] != self.shape:
+      return None
+    return lambda some: dataclasses.replace(self, shape=some.shape)(some)
+
 
 def of_many(fn: Preprocess, x: Any) -> Preprocess | None:
   """`fn` for many examples at once, equal to the last bit.
 
   Args:
-    fn: for one example.
+    fn: for one example. Its class may have a method of this name, which takes
+      x; a subclass needs one of its own, since it may do something else.
     x: `[B, ...]` all examples, an array or a pytree of them.
 
   Returns:
     For some of them; None where it is not known.
   """
-  if type(fn) in (Identity, FeaturesOf):
-    return fn
-  if type(fn) is WordPieces:
-    return fn.many
-  if not isinstance(x, np.ndarray) or x.ndim < 2:
-    return None
-  if type(fn) is Standardize:
-    return fn
-  if type(fn) is Pixels and (x.dtype, x.shape[1:]) == (np.uint8, fn.shape):
-    return lambda some: dataclasses.replace(fn, shape=some.shape)(some)
-  return None
+  known: Any = fn
+  return known.of_many(x) if 'of_many' in vars(type(fn)) else None
+
+
+def each(fn: Preprocess, x: np.ndarray) -> np.ndarray:
+  """`fn` of every example of `[B, ...]`, at once where that is known."""
+  many = of_many(fn, x)
+  return np.stack([fn(one) for one in x]) if many is None else many(x)
 
 
 def decode(encoded: bytes, channels: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from flax_enn.data.augmentation import random_flip, random_zoom
 from flax_enn.data.base import Element, Source, Wrapped, check_numbers
 from flax_enn.data.preprocess import decode
+from flax_enn.data.row_generators import OneRow
 
 # Of x as it is stored, and a generator to draw from: x of the same form.
 Perturb = Callable[[Any, np.random.Generator], Any]
@@ -130,8 +131,9 @@ class _Views:
           'only images of bytes can be cropped and flipped; set crop to 0 and'
           ' flip to False'
       )
-    x = random_zoom(x, self.crop, rng)
-    return random_flip(x, rng) if self.flip else x
+    one = OneRow(rng)
+    x = random_zoom(x[None], self.crop, one)
+    return (random_flip(x, one) if self.flip else x)[0]
 
 
 def _in_dtype_of(stored: Any, x: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from flax_enn.data.base import Wrapped
 from flax_enn.data.image_preprocess import PerImage
+from flax_enn.data.row_generators import RowGenerators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,5 +22,15 @@ class StandardizedImages(Wrapped):
   def preprocess(self) -> PerImage:
     return PerImage(self.dataset.preprocess)
 
-  def augment(self, x: Any, rng: np.random.Generator) -> np.ndarray:
-    return self.preprocess.standardized(self.dataset.augment(x, rng))
+  def augment(self, x: Any, rng: Any) -> np.ndarray:
+    x, many = self.dataset.augment(x, rng), isinstance(rng, RowGenerators)
+    x = self.preprocess.standardized(x if many else x[None])
+    return x if many else x[0]
+
+  @property
+  def augments(self) -> bool:
+    return self.dataset.augments
+
+  @property
+  def augments_batches(self) -> bool:
+    return self.dataset.augments_batches

@@ -8,7 +8,7 @@ arXiv:1508.07909); a word is cut into the longest of them, from its beginning
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import heapq
@@ -58,8 +58,12 @@ class WordPieces:
         'input_mask': np.pad(np.ones(len(ids), np.int32), padding),
     }
 
-  def many(self, x: Iterable[Any]) -> dict[str, np.ndarray]:
+  def of_many(self, x: Any) -> Callable[[Any], dict[str, np.ndarray]]:
     """The same of many texts, `[B, T]`."""
+    del x
+    return self._many
+
+  def _many(self, x: Iterable[Any]) -> dict[str, np.ndarray]:
     each = [self(text) for text in x]
     return {name: np.stack([e[name] for e in each]) for name in each[0]}
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from flax_enn.data.augmentation import random_crop, random_cutout, random_flip
+from flax_enn.data.row_generators import OneRow, RowGenerators
 
 X = np.arange(1, 1 + 6 * 5 * 2, dtype=np.float32).reshape(6, 5, 2)
 
 
 def many(change, *args, n=2000):
-  rng = np.random.default_rng(0)
-  return [change(X, *args, rng) for _ in range(n)]
+  images = np.repeat(X[None], n, axis=0)
+  return change(images, *args, RowGenerators(0, np.arange(n)))
 
 
 def test_crops_are_uniform_over_offsets():
@@ -56,16 +57,42 @@ def test_cutout_is_a_square_inside_half_of_them():
     'change, args',
     [(random_crop, (2,)), (random_flip, ()), (random_cutout, (3,))],
 )
-def test_the_generator_decides_all(change, args):
-  a, b = (
-      [change(X, *args, rng) for _ in range(20)]
-      for rng in (np.random.default_rng(7), np.random.default_rng(7))
-  )
+def test_the_generators_decide_all(change, args):
+  a, b = many(change, *args, n=20), many(change, *args, n=20)
   np.testing.assert_array_equal(a, b)
   assert len({x.tobytes() for x in a}) > 1
-  assert X[0, 0, 0] == 1  # the image itself is left alone
+  images = np.repeat(X[None], 20, axis=0)
+  change(images, *args, RowGenerators(0, np.arange(20)))
+  np.testing.assert_array_equal(images, X[None].repeat(20, 0))  # left alone
+  for i, x in enumerate(a):  # each by itself, as Grain would have it
+    alone = change(X[None], *args, OneRow(numpys(0, i)))
+    np.testing.assert_array_equal(alone[0], x)
 
 
 @pytest.mark.parametrize('change', [random_crop, random_cutout])
 def test_zero_changes_nothing(change):
-  assert change(X, 0, np.random.default_rng(0)) is X
+  images = X[None]
+  assert change(images, 0, OneRow(np.random.default_rng(0))) is images
+
+
+def numpys(seed, position):
+  """The generator that Grain has at a position."""
+  philox = np.random.Philox(seed)
+  state = philox.state
+  state['state']['counter'][-1] = position
+  philox.state = state
+  return np.random.Generator(philox)
+
+
+# A draw of the last two is refused in half of all cases, and so drawn again.
+@pytest.mark.parametrize('seed', [0, 7, 2**32 - 1])
+def test_rows_draw_what_numpy_draws(seed):
+  positions = np.r_[np.arange(100), 2**40 + np.arange(5)]
+  calls = [(0, 9), (0, 9), (), (3, 4), (), (-2, 2**31 + 9), (0, 2**31 + 11), ()]
+
+  def draw(rng):
+    return [rng.integers(*call) if call else rng.random() for call in calls]
+
+  found = np.array(draw(RowGenerators(seed, positions)), object)
+  for column, position in zip(found.T, positions):
+    assert column.tolist() == draw(numpys(seed, int(position)))

@@ -10,8 +10,13 @@ import pytest
 
 from flax_enn.data import ArraySource, Taken
 from flax_enn.data.arrays import Arrays
+from flax_enn.data.base import Wrapped
+from flax_enn.data.cifar10 import Cifar10
 from flax_enn.data.fake import Fake
+from flax_enn.data.mnist import Mnist
 from flax_enn.data.order import Order, epoch_order
+from flax_enn.data.replaced_train import ReplacedTrain
+from flax_enn.data.standardized_images import StandardizedImages
 from tests import slow, tiny
 from tests.data.reading import eval_batches, train_batches
 
@@ -121,13 +126,64 @@ def test_an_order_goes_over_the_ends_of_epochs():
     np.testing.assert_array_equal(order(start, stop), whole[start:stop])
 
 
-@pytest.mark.parametrize('fields', [{'padding': 1}, {'flip': True}])
-def test_what_is_augmented_is_read(fields, tmp_path):
-  x, y = np.zeros((8, 4, 4, 1), np.uint8), np.arange(8) % 2
-  np.savez(tmp_path / 'a', x_train=x, y_train=y, x_test=x, y_test=y)
-  dataset = Arrays(path=str(tmp_path / 'a.npz'), **fields)
-  assert not isinstance(train_batches(dataset, 4), Taken)
-  assert isinstance(eval_batches(dataset, 'test', 4), Taken)
+def of_bytes(shape):
+  rng = np.random.RandomState(0)
+  x = rng.randint(256, size=(44, *shape)).astype(np.uint8)
+  return ArraySource(x, rng.randint(3, size=44))
+
+
+AUGMENTED = {
+    'moved': Cifar10(cutout=8),
+    'cropped': Cifar10(crop=24, flip=False),
+    'wrapped': ReplacedTrain(Cifar10(), Cifar10()),
+    'standardized': StandardizedImages(Cifar10()),
+    'per image': Mnist(),
+}
+
+
+@pytest.mark.parametrize('name', AUGMENTED)
+@pytest.mark.parametrize('shard', [(0, 1), slow((1, 2))])
+def test_augmented_as_read(name, shard, monkeypatch):
+  dataset, source = AUGMENTED[name], of_bytes((32, 32, 3))
+  grey = of_bytes((28, 28, 1))
+  monkeypatch.setattr(Cifar10, 'load', lambda *_: source)
+  monkeypatch.setattr(Mnist, 'load', lambda *_: grey)
+  kwargs = dict(zip(('shard_index', 'shard_count'), shard), batch_size=12)
+  taken = train_batches(dataset, seed=3, start=5, **kwargs)
+  held = eval_batches(dataset, 'test', **kwargs)
+  monkeypatch.setattr(Cifar10, 'load', lambda *_: Opaque(source))
+  monkeypatch.setattr(Mnist, 'load', lambda *_: Opaque(grey))
+  read = train_batches(dataset, seed=3, start=5, **kwargs)
+  assert_equal(taken, read)
+  assert taken.examples() is None or not dataset.augments
+  assert isinstance(held, Taken)
+
+
+@dataclasses.dataclass(frozen=True)
+class Darker(Wrapped):
+  """Changes only what its training images are."""
+
+  def augment(self, x, rng):
+    return self.dataset.augment(x, rng) / (2 + rng.random())
+
+
+@dataclasses.dataclass(frozen=True)
+class DarkerCifar(Cifar10):
+
+  def augment(self, x, rng):
+    return super().augment(x, rng) / (2 + rng.random())
+
+
+@pytest.mark.parametrize(
+    'dataset', [Darker(Cifar10()), DarkerCifar(), Darker(Fake((32, 32, 3)))]
+)
+def test_an_augmentation_of_ones_own_is_used(dataset, monkeypatch):
+  monkeypatch.setattr(Cifar10, 'load', lambda *_: of_bytes((32, 32, 3)))
+  batches = train_batches(dataset, 12)
+  assert not isinstance(batches, Taken)
+  whole = dataset.load('train').x
+  largest = abs(dataset.preprocess(whole[0])).max()
+  assert 0 < abs(next(batches).x).max() < largest
 
 
 @pytest.mark.parametrize('start', [0, 5])
