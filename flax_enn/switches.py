@@ -1,4 +1,7 @@
-"""The switches of JAX and XLA that change the numbers of a run."""
+"""What changes the numbers of a run and is not in its config.
+
+The switches of JAX and XLA, and the order of examples of this version.
+"""
 
 import os
 import re
@@ -22,6 +25,10 @@ _JAX = (
 )
 _XLA = r'--xla_\w*(?:fast_math|fast_min_max|excess_precision)\w*(?:=\S*)?'
 _FILE = 'switches.json'
+# The version of the order and the augmentation of training examples. Whoever
+# changes what a seed gives (`data.order`, `data.row_generators`) counts it up.
+_ORDER = 'order_of_examples'
+ORDER_VERSION = 1
 
 
 def current() -> dict[str, Any]:
@@ -40,12 +47,12 @@ def current() -> dict[str, Any]:
 
 
 def write(workdir: epath.Path) -> None:
-  """Writes the switches to the folder of a run, on the first process."""
-  run_folder.write_json(workdir / _FILE, current())
+  """Writes all of it to the folder of a run, on the first process."""
+  run_folder.write_json(workdir / _FILE, {**current(), _ORDER: ORDER_VERSION})
 
 
 def check(workdir: epath.Path) -> None:
-  """Checks that a run goes on with the switches that it was started with.
+  """Checks that a run goes on with what it was started with.
 
   Raises:
     ValueError: which differ, and what to set.
@@ -54,6 +61,12 @@ def check(workdir: epath.Path) -> None:
   if not path.exists():  # a new run, or that of an older version
     return
   then, now = run_folder.read_json(path), current()
+  if (order := then.get(_ORDER, 1)) != ORDER_VERSION:
+    raise ValueError(
+        f'{path} says that the run began with version {order!r} of the order of'
+        f' examples, and this flax_enn has version {ORDER_VERSION}. Go on with'
+        ' the flax_enn that it began with, or use another --workdir'
+    )
   differ = [k for k in sorted(then) if k in now and then[k] != now[k]]
   if differ:
     changes = (f'{k} was {then[k]!r} and is {now[k]!r}' for k in differ)
