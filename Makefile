@@ -23,8 +23,8 @@ PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 PIP := -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-faults test-matrix test-lowest \
-  test-newest lint clean
+.PHONY: help train test test-all test-long test-faults test-matrix \
+  test-lowest test-newest lint clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -38,8 +38,11 @@ train: $(VENV)/.train  ## Train a base and its epinet on digits into RUNS=runs.
 test: lint  ## Lint, check the types, run the tests.
 	@$(PYTHON) $(PYTEST)
 
-test-all: lint  ## The same with the slow tests.
+test-all: lint  ## The same with the slow tests, but for what test-long has.
 	@$(PYTHON) $(PYTEST) --slow -m 'not long'
+
+test-long: $(VENV)/.test  ## The longest: further cases of what others show.
+	@$(PYTHON) $(PYTEST) -m long
 
 test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{KILLS,SIGNALS,FUZZ,FLIPS,READ_ERRORS,PAIRS,SEED}=N.
 	@FLAX_ENN_KILLS=$${FLAX_ENN_KILLS:-100} \

@@ -3,10 +3,14 @@
   python -m benchmarks.ensemble --size=10
 
 Four forms of the same gradient step: members vmapped, one after the other in a
-loop (`lax.map`), unrolled in one program, and as many programs of one member.
-`product` is the step of the library, with all that belongs to it, in the form
-that it chooses for the platform (unrolled convolutions on CPUs); it is
-compared with as many of its steps for a single network.
+loop (`map`), unrolled in one program, and as many programs of one member, which
+the others are compared with. `library` is the whole step of the library, in the
+form that it chooses for the platform (unrolled convolutions on CPUs), compared
+with as many of its steps for a single network.
+
+The ResNets take minutes a step in the first two forms on a CPU:
+
+  python -m benchmarks.ensemble --only=resnet18 --forms=unrolled,library
 """
 
 import functools
@@ -24,6 +28,12 @@ from flax_enn.networks.backbones.resnet import ResNet
 
 _SIZE = flags.DEFINE_integer('size', 10, 'Members.')
 _ONLY = flags.DEFINE_list('only', ['resnet18', 'convnet', 'mlp'], 'Which.')
+_FORMS = flags.DEFINE_list(
+    'forms', ['vmap', 'map', 'unrolled', 'library'], 'Those to measure.'
+)
+_ROUNDS = flags.DEFINE_integer(
+    'rounds', 5, 'In which each form has a turn.', lower_bound=1
+)
 
 # name -> member, shape of x, batch size.
 MEMBERS = {
@@ -78,7 +88,7 @@ def forms(member, shape, batch_size, size):
   }
 
 
-def product(name, shape, batch_size, size):
+def library(name, shape, batch_size, size):
   """The library's step of K members, and of one network."""
   if name == 'resnet18':
     config = cifar10_ensemble.get_config()
@@ -97,8 +107,8 @@ def product(name, shape, batch_size, size):
     del config.objectives.data.noise
   single = timing.Training(config)
   return {
-      'product': ensemble,
-      'product_singles': lambda: [single() for _ in range(size)],
+      'library': ensemble,
+      'library_singles': lambda: [single() for _ in range(size)],
   }
 
 
@@ -110,18 +120,19 @@ def main(argv: list[str]) -> None:
   size = _SIZE.value
   for name in _ONLY.value:
     member, shape, batch_size = MEMBERS[name]
-    took = timing.side_by_side({
-        **forms(member, shape, batch_size, size),
-        **product(name, shape, batch_size, size),
-    })
-    singles, own = took['singles'], took['product_singles']
-    timing.print_row(
-        f'{name}, {size} members, batch {batch_size}',
-        singles_ms=1e3 * singles,
-        **{f'{k}': took[k] / singles for k in ('vmap', 'map', 'unrolled')},
-        product_ms=1e3 * took['product'],
-        product=took['product'] / own,
-    )
+    plain = forms(member, shape, batch_size, size)
+    chosen = {k: plain[k] for k in (*_FORMS.value, 'singles') if k in plain}
+    if 'library' in _FORMS.value:
+      chosen |= library(name, shape, batch_size, size)
+    took = timing.side_by_side(chosen, rounds=_ROUNDS.value)
+    took['singles_ms'] = 1e3 * took['singles']
+    for form in _FORMS.value:
+      of = 'library_singles' if form == 'library' else 'singles'
+      took[f'{form}_ms'] = 1e3 * took[form]
+      took[form] /= took[of]
+    del took['singles']
+    took.pop('library_singles', None)
+    timing.print_row(f'{name}, {size} members, batch {batch_size}', **took)
 
 
 if __name__ == '__main__':

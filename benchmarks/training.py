@@ -4,8 +4,8 @@
 
 Random images of 224x224 in 1,000 classes, which stay on the device: the step
 alone is timed, in bfloat16, as `configs/imagenet_*.py` have it. The peak is the
-product of two large matrices, measured beside it. A step of the epinet, whose
-base is frozen, is compared with the forward pass of that base.
+product of two large matrices, measured beside it. A step of the epinet is
+compared with the forward pass of its base, which is frozen or trained with it.
 """
 
 from absl import app, flags
@@ -28,9 +28,12 @@ def base_row(batch_size: int, shape: tuple[int, ...], peak: float) -> None:
   print_row(f'ResNet-{_DEPTH.value}, batch {batch_size}', base, seconds, peak)
 
 
-def epinet_row(batch_size: int, shape: tuple[int, ...], peak: float) -> None:
+def epinet_row(
+    batch_size: int, shape: tuple[int, ...], peak: float, frozen: bool
+) -> None:
   """Measures the step of an epinet, and the forward pass of its base."""
   config = imagenet_epinet.get_config(_DEPTH.value)
+  config.network.base.frozen = frozen
   epinet = timing.Training(timing.fake(config, batch_size, shape, 1000))
   variables, model = epinet.variables, epinet.trainer.model
   index = model.network.indexer.mean_index
@@ -39,7 +42,7 @@ def epinet_row(batch_size: int, shape: tuple[int, ...], peak: float) -> None:
       {'step': epinet, 'base': lambda: base(variables, epinet.batch.x)}
   )
   print_row(
-      f'its epinet, batch {batch_size}, 8 indices',
+      f'epinet, base {"frozen" if frozen else "trained"}, batch {batch_size}',
       epinet,
       times['step'],
       peak,
@@ -69,7 +72,7 @@ def print_row(
 
 
 def main(argv: list[str]) -> None:
-  """Prints two rows for each batch size."""
+  """Prints three rows for each batch size."""
   if argv[1:]:
     raise app.UsageError(f'expected flags only, found {argv[1:]}')
   timing.print_machine()
@@ -78,7 +81,8 @@ def main(argv: list[str]) -> None:
   shape = (_SIDE.value, _SIDE.value, 3)
   for batch_size in map(int, _BATCH_SIZES.value):
     base_row(batch_size, shape, peak)
-    epinet_row(batch_size, shape, peak)
+    for frozen in (True, False):
+      epinet_row(batch_size, shape, peak, frozen)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ def slow(*values, **options):
 
 
 def long(*values, **options):
-  """A further case of what another shows: only `pytest --slow` tries it."""
+  """A further case of what another shows: `make test-long` tries it."""
   return pytest.param(
       *values, marks=[pytest.mark.slow, pytest.mark.long], **options
   )
