@@ -24,9 +24,8 @@ from flax_enn.sampling import over_index
 from flax_enn.training import train_and_evaluate
 from tests import commands, slow, tiny
 from tests.checkpoints import catalogue_files as files
-from tests.golden import cases
+from tests.golden.cases import assert_close
 
-CLOSE = functools.partial(cases.assert_close, rtol=1e-4)
 DEEPMIND = os.environ.get('FLAX_ENN_DEEPMIND')
 
 
@@ -70,7 +69,7 @@ def test_base_of_cifar(recorded, tmp_path):
   expected = recorded('expected_cifar10.npz')
   import_entry('resnet18_cifar10', DEEPMIND, tmp_path / 'run')
   found = outputs(tmp_path / 'run', expected['in::x'], np.ones((1, 1)))
-  CLOSE(jax.nn.log_softmax(found.preds[0]), expected['base::logits'])
+  assert_close(jax.nn.log_softmax(found.preds[0]), expected['base::logits'])
 
 
 @pytest.mark.parametrize(
@@ -90,15 +89,15 @@ def test_epinet_of_cifar(recorded, tmp_path, kind, scale):
   )
   x, indices = expected['in::x'], expected[f'{kind}::legacy::indices']
   found = outputs(tmp_path / 'run', x, indices)
-  CLOSE(found.preds, expected[f'{kind}::legacy::logits'])
-  CLOSE(jax.nn.log_softmax(found.base[0]), expected['base::logits'])
+  assert_close(found.preds, expected[f'{kind}::legacy::logits'])
+  assert_close(jax.nn.log_softmax(found.base[0]), expected['base::logits'])
 
 
 def test_conv_prior_of_cifar(recorded):
   expected = recorded('expected_cifar10.npz')
   x, z = expected['in::x'], expected['published::legacy::indices']
   prior = drawn_prior('resnet18_epinet_cifar10', x, z)
-  CLOSE(prior, expected['published::legacy::prior'])
+  assert_close(prior, expected['published::legacy::prior'])
 
 
 def test_conv_prior_of_imagenet(recorded):
@@ -109,7 +108,7 @@ def test_conv_prior_of_imagenet(recorded):
     found = drawn_prior(
         'resnet50_epinet_imagenet', x, expected['in::z'], legacy=legacy
     )
-    CLOSE(found, expected[kind])
+    assert_close(found, expected[kind])
 
 
 def drawn_prior(name, x, indices, **options):
@@ -213,7 +212,7 @@ def test_epinet_of_made_up_files(epinet, downloads):
   logits, features = jax.jit(net.apply)(variables['frozen']['base'], x)
   phi = np.asarray(features['pooled'])
   last = files.base(18, 100)['params']['res_net/~/final_fc']
-  CLOSE(logits, phi @ last['w'][0] + last['b'][0])
+  assert_close(logits, phi @ last['w'][0] + last['b'][0])
 
   def head(name, z):
     first, second = (params[f'{name}/~/mlp/~/linear_{i}'] for i in (0, 1))
@@ -223,8 +222,9 @@ def test_epinet_of_made_up_files(epinet, downloads):
 
   conv = drawn_prior('resnet18_epinet_cifar100', x, z)
   for n in range(2):
-    CLOSE(found.train[n], logits + head('train_epinet', z[n]))
-    CLOSE(found.prior[n], 0.5 * head('prior_epinet', z[n]) + 0.5 * conv[n])
+    assert_close(found.train[n], logits + head('train_epinet', z[n]))
+    prior = 0.5 * head('prior_epinet', z[n]) + 0.5 * conv[n]
+    assert_close(found.prior[n], prior)
 
 
 def test_the_draw_is_that_of_then_whatever_jax_is_set_to():

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 import zlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -100,12 +101,33 @@ def names(required: str, ctors=()) -> list[str]:
   return sorted({f'{group}/{case}' for case in cases.split()} | set(found))
 
 
-def assert_close(got, expected, rtol=RTOL):
-  """Equal to `rtol`, relative to each entry or a tenth of the largest one."""
+def assert_close(got, expected, rtol=RTOL, floor=0.1, largest=None):
+  """Equal to `rtol`, relative to each entry plus a part of the largest one.
+
+  Args:
+    got: an array.
+    expected: of the same shape.
+    rtol: 1e-5, but where a test says why it cannot be.
+    floor: that part.
+    largest: the largest entry there is; that of `expected` by default.
+  """
   got, expected = np.asarray(got), np.asarray(expected)
   assert got.shape == expected.shape
-  atol = rtol * 0.1 * np.abs(expected).max(initial=0)
+  if largest is None:
+    largest = np.abs(expected).max(initial=0)
+  atol = rtol * floor * largest
   np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
+
+
+def assert_gradients_close(got, expected):
+  """Equal to 1e-5, relative to each entry plus a tenth of the largest of all.
+
+  For trees with gradients that are 0 but for rounding: that of a bias in front
+  of a batch norm, and that of the bias of an attention's keys.
+  """
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+  close = functools.partial(assert_close, largest=largest)
+  jax.tree.map(close, got, expected)
 
 
 def _rules(meta: dict) -> dict[str, np.ndarray]:

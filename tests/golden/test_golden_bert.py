@@ -4,7 +4,6 @@ enn's BERT ends in its pooled feature, and its classifier is a head; here it has
 the classifier of its own. Recorded dropout masks are put in the place of draws.
 """
 
-import functools
 import re
 from typing import Any
 
@@ -146,17 +145,7 @@ def test_golden_berts(name, recorded_masks):
       jax.grad(lambda p: (apply(p)['pooled'] * case['in::cot']).mean())
   )(bert_params(case.params()))
   expected = bert_params(case.tree('grads'))
-  assert jax.tree.structure(got) == jax.tree.structure(expected)
-  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
-  # The attention is the same whatever the bias of its keys, whose gradient is
-  # rounding alone.
-  jax.tree.map(
-      functools.partial(
-          np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest
-      ),
-      got,
-      expected,
-  )
+  cases.assert_gradients_close(got, expected)
 
 
 @pytest.mark.parametrize('name', HEADS)

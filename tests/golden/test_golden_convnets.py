@@ -25,7 +25,7 @@ from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases
 from tests.golden.convert import dense, hiddens
-from tests.golden.test_golden_resnets import EVAL, TRAIN, one
+from tests.golden.test_golden_resnets import assert_close, one
 
 ENSEMBLES = cases.names(
     'networks/lenet5 vgg_eval vgg_train',
@@ -108,14 +108,13 @@ def test_golden_ensembles(name):
     )
 
   out, updated = apply(variables, jax.nn.one_hot(case['z'], size))
-  rtol = TRAIN if of_batch else EVAL
   recorded = 'out::array' if 'out::array' in case else 'out::preds'
-  cases.assert_close(out.preds, case[recorded], rtol)
+  cases.assert_close(out.preds, case[recorded])
   if train:
     chosen = int(case['z'][0])
     jax.tree.map(
         lambda got, expected: cases.assert_close(
-            got[chosen], expected[chosen], rtol
+            got[chosen], expected[chosen]
         ),
         updated['batch_stats']['member'],
         statistics(case.tree('new_state'), 'hidden'),
@@ -169,7 +168,6 @@ def test_golden_resnets_with_a_prior_of_the_image(name):
           network.apply, train=train, mutable=['batch_stats']
       )
   )(variables, jnp.asarray(case['in::x'], jnp.float32), jnp.ones(1))
-  rtol = TRAIN if train else EVAL
   for kind in ('train', 'prior', 'preds'):
-    cases.assert_close(getattr(out, kind), case[f'out::{kind}'][0], rtol)
+    assert_close(getattr(out, kind), case[f'out::{kind}'][0])
   assert np.abs(out.prior).max() > 0

@@ -139,9 +139,7 @@ def test_golden_batch_norm():
   loss, grads = jax.jit(jax.value_and_grad(value))(params)
   cases.assert_close(loss, case['ret::loss'])
   expected = norm_members(case.tree('ret::grads'))
-  # A bias in front of the norm has no gradient, only rounding.
-  close = np.testing.assert_allclose
-  jax.tree.map(lambda a, b: close(a, b, rtol=1e-4, atol=1e-6), grads, expected)
+  cases.assert_gradients_close(grads, expected)
 
 
 def test_golden_regularized_dropout():

@@ -195,10 +195,9 @@ def sample(indexer, raw, n):
   return jax.vmap(indexer.draw)(keys)
 
 
-def check_gradients(ours, case, grads, rtol=cases.RTOL):
+def check_gradients(ours, case, grads):
   recorded = ours.convert(case.tree('ret::grads'))
-  close = functools.partial(cases.assert_close, rtol=rtol)
-  jax.tree.map(close, ours.trained(grads), recorded)
+  jax.tree.map(cases.assert_close, ours.trained(grads), recorded)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -332,9 +331,4 @@ def test_golden_training(name):
     values.append(value)
   cases.assert_close(values, case['ret::losses'])
   final = ours.convert(case.tree('ret::final_params'))
-  # Adam divides by gradients that are rounding where the true ones vanish.
-  jax.tree.map(
-      lambda got, expected: cases.assert_close(got, expected, rtol=1e-4),
-      params,
-      final,
-  )
+  jax.tree.map(cases.assert_close, params, final)
