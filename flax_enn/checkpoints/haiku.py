@@ -1,9 +1,12 @@
 """Parameters of enn's Haiku networks as those of ours.
 
-Pure functions of names and arrays, for everything made of dense layers. Haiku
-keeps parameters as module -> name -> array; the functions return the `params`
-of one of our modules. They are linear in the arrays, so that they convert
-gradients too. Where the two libraries lay out the same function differently:
+Pure functions of names and arrays: here for everything made of dense layers, in
+`haiku_resnet` for residual networks and conv priors, in `haiku_backbones` for
+the rest. The importer of the catalogue and the golden tests have no others;
+docs/migrating.md says which is for what. Haiku keeps parameters as module ->
+name -> array; the functions return the `params` of one of our modules. They are
+linear in the arrays, so that they convert gradients too. Where the two
+libraries lay out the same function differently:
 
 - An ensemble's index is an integer in enn, and one-hot here.
 - enn concatenates z with a layer's inputs, and an epinet emits C·D outputs;
@@ -71,6 +74,15 @@ def members(params: Params) -> dict[str, Any]:
   return {
       f'layer_{i}': {k: np.moveaxis(v, -1, 0) for k, v in dense(p).items()}
       for i, p in enumerate(found)
+  }
+
+
+def mlp_prior(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """K MLPs as ours -> `MLPPrior`."""
+  return {
+      f'{name}_{i}': leaf
+      for i, layer in enumerate(members.values())
+      for name, leaf in layer.items()
   }
 
 

@@ -1,19 +1,13 @@
-"""The networks that enn's losses were recorded with, as ours.
-
-enn's autoencoder has a layer for the mean and one for the log-variance; here
-they are the halves of one.
-"""
+"""The networks that enn's losses were recorded with, as ours."""
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_enn.checkpoints import haiku
+from flax_enn.checkpoints import haiku, haiku_backbones
 from flax_enn.extras import MLPVAE
-from tests.golden.cases import Case, Params
+from tests.golden.cases import Case
 from tests.golden.convert import categorical, stochastic
 from tests.golden.convert.converted import Converted
 
@@ -42,33 +36,12 @@ def with_categorical(case: Case) -> Converted:
 def autoencoder(case: Case) -> Converted:
   """`make_vae_enn` of the encoder and decoder of its MLP autoencoder."""
   params, x = case.params(), jnp.asarray(case['in::x'], jnp.float32)
-  bernoulli = 'decoder_log_var' not in params
-  widths = [p['w'].shape[-1] for p in haiku.unnamed_layers(params, 'encoder')]
-
-  def part(params: Params, name: str, heads: list[str]) -> Any:
-    tree = {
-        f'layer_{i}': haiku.dense(p)
-        for i, p in enumerate(haiku.unnamed_layers(params, name))
-    }
-    last = [haiku.dense(params[f'{name}_{head}']) for head in heads]
-    tree[f'layer_{len(widths)}'] = jax.tree.map(
-        lambda *halves: np.concatenate(halves, -1), *last
-    )
-    return tree
-
-  def to_params(params: Params) -> Any:
-    both = ['mean', 'log_var']
-    return {
-        'encoder': part(params, 'encoder', both),
-        'decoder': part(params, 'decoder', both[:1] if bernoulli else both),
-    }
-
+  hidden = haiku.unnamed_layers(params, 'encoder')
   network = MLPVAE(
       inputs=x.shape[-1],
-      hiddens=tuple(widths),
+      hiddens=[p['w'].shape[-1] for p in hidden],
       latent_dim=len(case['in::z']),
-      bernoulli=bernoulli,
+      bernoulli='decoder_log_var' not in params,
   )
-  return Converted(
-      network, to_params, {'params': to_params(params)}, x
-  )
+  convert = haiku_backbones.autoencoder
+  return Converted(network, convert, {'params': convert(params)}, x)

@@ -4,7 +4,6 @@ enn's BERT ends in its pooled feature, and its classifier is a head; here it has
 the classifier of its own. Recorded dropout masks are put in the place of draws.
 """
 
-import re
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_enn.checkpoints import haiku_backbones
 from flax_enn.networks.backbones.bert import Bert, Classifier
 from tests.golden import cases, convert
 
@@ -22,44 +22,11 @@ HEADS = cases.names(
     'bert/baseline_head_eval baseline_head_train',
     ['enn.networks.bert.make_baseline_head_enn'],
 )
-_PARTS = {
-    'query': 'query', 'keys': 'key', 'values': 'value',
-    'attention_output_dense': 'attention',
-    'attention_output_ln': 'attention_norm',
-    'intermediate_output': 'intermediate', 'layer_output': 'output',
-    'layer_output_ln': 'output_norm', 'embeddings_ln': 'embedding_norm',
-    'mlm_dense': 'words_dense', 'mlm_ln': 'words_norm',
-    'pooler_dense': 'pooler', 'word_embeddings': 'word_embedding',
-    'position_embeddings': 'position_embedding',
-    'token_type_embeddings': 'segment_embedding',
-}  # fmt: skip
-_LEAVES = {
-    'w': 'kernel', 'b': 'bias', 'scale': 'scale', 'offset': 'bias',
-    'embeddings': 'embedding',
-}  # fmt: skip
-
-
-def bert_params(params: cases.Params) -> dict[str, Any]:
-  """Parameters of BERT: `BERT/~_bert_layer/keys_1` -> `layer_1`, `key`."""
-  tree = {}
-  for module, leaves in params.items():
-    if not module.startswith('BERT/'):
-      continue
-    part = module.rsplit('/', 1)[1]
-    if part == 'mlm_bias':
-      tree['words_bias'] = leaves['b']
-      continue
-    target = tree
-    if match := re.fullmatch(r'(\w+?)_(\d+)', part):
-      part, number = match.groups()
-      target = tree.setdefault(f'layer_{number}', {})
-    target[_PARTS[part]] = {_LEAVES[k]: v for k, v in leaves.items()}
-  return tree
 
 
 def bert(params: cases.Params, options: dict[str, Any]) -> Bert:
   """The module of enn's parameters; a classifier of no outputs."""
-  tree = bert_params(params)
+  tree = haiku_backbones.bert(params)
   vocab_size, hidden = tree['word_embedding']['embedding'].shape
   return Bert(
       classes=0,
@@ -132,7 +99,7 @@ def test_golden_berts(name, recorded_masks):
   for i in range(len(case['z'])):
     recorded_masks(case, i)
     # Traced anew, with its own masks.
-    features = jax.jit(lambda p: apply(p))(bert_params(case.params()))
+    features = jax.jit(lambda p: apply(p))(haiku_backbones.bert(case.params()))
     cases.assert_close(features['pooled'], case['out::preds'][i])
     for name, value in recorded.items():
       if name == 'log_probs':
@@ -143,8 +110,8 @@ def test_golden_berts(name, recorded_masks):
   recorded_masks(case, 0)
   got = jax.jit(
       jax.grad(lambda p: (apply(p)['pooled'] * case['in::cot']).mean())
-  )(bert_params(case.params()))
-  expected = bert_params(case.tree('grads'))
+  )(haiku_backbones.bert(case.params()))
+  expected = haiku_backbones.bert(case.tree('grads'))
   cases.assert_gradients_close(got, expected)
 
 

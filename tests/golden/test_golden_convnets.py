@@ -4,7 +4,6 @@ Batch statistics are compared as in `test_golden_resnets.py`.
 """
 
 import functools
-import re
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_enn.checkpoints import haiku_resnet
+from flax_enn.checkpoints import haiku, haiku_backbones, haiku_resnet
 from flax_enn.networks.backbones.lenet5 import LeNet5
 from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.backbones.vgg import VGG
@@ -24,7 +23,6 @@ from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases
-from tests.golden.convert import dense, hiddens
 from tests.golden.test_golden_resnets import assert_close, one
 
 ENSEMBLES = cases.names(
@@ -35,49 +33,12 @@ PRIORS = cases.names(
     'networks/resnet_cnn_prior resnet_mlp_prior',
     ['enn.networks.ResnetCnnPrior', 'enn.networks.ResnetMlpPrior'],
 )
-_PARTS = {
-    'conv_2d_': 'conv_', 'batchnorm_': 'norm_', 'linear': 'dense',
-    'logits': 'out',
-}  # fmt: skip
-
-
-def ours(module: str) -> str:
-  """`vgg/~/batchnorm_3` -> `norm_3`."""
-  layer = module.split('/~/')[1]
-  kind, number = re.fullmatch(r'(.*?)(\d*)', layer).groups()
-  return f'{_PARTS[kind]}{number}'
-
-
-def members(params: cases.Params) -> dict[str, Any]:
-  """Parameters of K convolutional networks, with a leading axis K."""
-  tree = {}
-  for module, leaves in params.items():
-    if 'offset' in leaves:
-      norm = {'bias': 'offset', 'scale': 'scale'}
-      tree[ours(module)] = {
-          name: leaves[own].reshape(len(leaves[own]), -1)
-          for name, own in norm.items()
-          if own in leaves
-      }
-    else:
-      tree[ours(module)] = dense(leaves)
-  return tree
-
-
-def statistics(state: cases.Params, of: str) -> dict[str, Any]:
-  """Running statistics: enn's `hidden` or its `average`."""
-  tree = {}
-  for module, leaves in state.items():
-    layer, kind = re.fullmatch(r'(.*)/~/(mean|var)_ema', module).groups()
-    values = leaves[of]
-    tree.setdefault(ours(layer), {})[kind] = values.reshape(len(values), -1)
-  return tree
 
 
 @pytest.mark.parametrize('name', ENSEMBLES)
 def test_golden_ensembles(name):
   case = cases.load_case(name)
-  params, options = members(case.params()), case.kwargs
+  params, options = haiku_backbones.convnet(case.params()), case.kwargs
   train = options.get('is_training', False)
   convs = [k for k in params if k.startswith('conv_')]
   channels = [
@@ -93,7 +54,8 @@ def test_golden_ensembles(name):
   variables = {'params': {'member': params}}
   if state := case.state():
     of = 'hidden' if train else 'average'
-    variables['batch_stats'] = {'member': statistics(state, of)}
+    running = haiku_backbones.convnet_statistics(state, of)
+    variables['batch_stats'] = {'member': running}
   of_batch = train or options.get('test_local_stats', False)
   x = jnp.asarray(case['in::x'], jnp.float32)
 
@@ -117,7 +79,9 @@ def test_golden_ensembles(name):
             got[chosen], expected[chosen]
         ),
         updated['batch_stats']['member'],
-        statistics(case.tree('new_state'), 'hidden'),
+        haiku_backbones.convnet_statistics(
+            case.tree('new_state'), 'hidden'
+        ),
     )
 
 
@@ -127,19 +91,18 @@ def image_prior(params: cases.Params) -> tuple[Any, dict[str, Any]]:
   enn has one and trains it, at a gradient of zero; here it is a basis of one.
   """
   own = {k: v for k, v in params.items() if k.startswith('prior')}
-  convs = sorted(k for k in own if k.startswith('prior_conv'))
-  tree = {}
-  for i, module in enumerate(convs):
-    tree |= {f'{k}_{i}': v[None] for k, v in dense(own[module]).items()}
-  prefix = 'prior/~/linear_'
-  if convs:
-    last = dense(own[f'{prefix}0']).items()
-    return ConvPrior(), tree | {f'{k}_out': v[None] for k, v in last}
-  sizes = hiddens(own, prefix)
-  for i in range(len(sizes) + 1):
-    layer = dense(own[f'{prefix}{i}']).items()
-    tree |= {f'{k}_{i}': v[None] for k, v in layer}
-  return MLPPrior(sizes), tree
+  own = with_members(own)
+  if 'prior_conv' in own:
+    return ConvPrior(), haiku_resnet.conv_prior_params(own)
+  layers = haiku.mlp(own, 'prior')
+  return MLPPrior(haiku.widths(layers)[:-1]), haiku.mlp_prior(layers)
+
+
+def with_members(tree: cases.Params) -> cases.Params:
+  """What enn keeps of a single network, with an axis of members."""
+  return {
+      m: {k: v[None] for k, v in leaves.items()} for m, leaves in tree.items()
+  }
 
 
 @pytest.mark.slow
@@ -151,10 +114,7 @@ def test_golden_resnets_with_a_prior_of_the_image(name):
   own = {k: v for k, v in params.items() if k.startswith('res_net/')}
   train = case.kwargs['is_training']
   of = 'hidden' if train else 'average'
-  own, state = (  # enn keeps a single network without an axis of members
-      {m: {k: v[None] for k, v in leaves.items()} for m, leaves in tree.items()}
-      for tree in (own, case.state())
-  )
+  own, state = map(with_members, (own, case.state()))
   base = ResNet(case.kwargs['num_classes'], haiku_resnet.depth_of(own))
   scaled = ScaledPrior(prior, case.kwargs['prior_scale'])
   network = WithPrior(Deterministic(base), {'image': scaled})

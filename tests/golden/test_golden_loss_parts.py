@@ -8,7 +8,6 @@ Known differences, each on purpose:
   were drawn; here every member sees every batch (loss and gradients agree).
 """
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +18,10 @@ from flax_enn.checkpoints import haiku
 from flax_enn.core import Output
 from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
 from flax_enn.losses.flow_kl import normal_log_prob
-from flax_enn.networks.layers import BatchNorm
 from flax_enn.networks.mlp_dropout import MLPDropout
 from flax_enn.sampling import over_index
 from tests.golden import cases
+from tests.golden.convert import normed
 from tests.golden.test_golden_losses import keyed, make_batch
 
 
@@ -89,37 +88,11 @@ def test_golden_prior_losses():
   assert abs(found - recorded) > 0.1
 
 
-class Member(nn.Module):
-  """The recorded member: dense, batch norm, relu, dense."""
-
-  classes: int
-
-  @nn.compact
-  def __call__(self, x):
-    h = nn.Dense(4, name='linear')(x)
-    h = nn.relu(BatchNorm(name='norm')(h, train=True))
-    return nn.Dense(self.classes, name='linear_1')(h)
-
-
-def norm_members(params):
-  norm = params['batch_norm']
-  return {
-      'linear': haiku.dense(params['linear']),
-      'norm': {'scale': norm['scale'][:, 0], 'bias': norm['offset'][:, 0]},
-      'linear_1': haiku.dense(params['linear_1']),
-  }
-
-
 def test_golden_batch_norm():
   case = cases.load_case('losses/average_xent_batchnorm_state')
   batch, x = make_batch(case, True), jnp.asarray(case['in::x'], jnp.float32)
-  params = norm_members(case.params())
-  statistics = {
-      'norm': {
-          name: case.state()[f'batch_norm/~/{name}_ema']['hidden'][:, 0]
-          for name in ('mean', 'var')
-      }
-  }
+  params = normed.members(case.params())
+  statistics = normed.statistics(case.state())
   size = len(params['linear']['bias'])
   classes = params['linear_1']['bias'].shape[-1]
   draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))
@@ -129,7 +102,10 @@ def test_golden_batch_norm():
 
   def member(params, statistics):
     variables = {'params': params, 'batch_stats': statistics}
-    return Member(classes).apply(variables, x, mutable=['batch_stats'])[0]
+    (logits, _), _ = normed.Normed(classes).apply(
+        variables, x, train=True, mutable=['batch_stats']
+    )
+    return logits
 
   def value(params):
     logits = jax.vmap(member)(params, statistics)[draw(keys)]
@@ -138,7 +114,7 @@ def test_golden_batch_norm():
 
   loss, grads = jax.jit(jax.value_and_grad(value))(params)
   cases.assert_close(loss, case['ret::loss'])
-  expected = norm_members(case.tree('ret::grads'))
+  expected = normed.members(case.tree('ret::grads'))
   cases.assert_gradients_close(grads, expected)
 
 

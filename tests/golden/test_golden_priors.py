@@ -65,11 +65,8 @@ def conv_prior(case: cases.Case) -> Prior:
 def pooled_mlp_prior(case: cases.Case) -> Prior:
   """`make_imagenet_mlp_prior`."""
   layers = convert.mlp.hidden_members(case)
-  tree = {}
-  for i, layer in enumerate(layers.values()):
-    tree |= {f'kernel_{i}': layer['kernel'], f'bias_{i}': layer['bias']}
   prior = MLPPrior(haiku.widths(layers)[:-1], pool=(10, 5))
-  return prior, {'params': tree}
+  return prior, {'params': haiku.mlp_prior(layers)}
 
 
 def ensemble_prior(case: cases.Case) -> Prior:

@@ -11,7 +11,6 @@ import functools
 import re
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +21,12 @@ from flax_enn.networks.backbones.resnet import ResNet
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import BatchNorm
 from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.sampling import over_index
 from tests.golden import cases, convert
+from tests.golden.convert import normed
 from tests.golden.test_golden_priors import CIFAR, conv_prior_of
 
 # To 1e-5 of the largest entry: where many layers cancel, so much is rounding.
@@ -306,45 +305,11 @@ def test_golden_epinets_of_resnets(name):
     jax.tree.map(assert_close, got, found.convert(recorded))
 
 
-class Member(nn.Module):
-  """The recorded member: dense, batch norm, relu, dense."""
-
-  @nn.compact
-  def __call__(self, x, *, train=False):
-    h = nn.Dense(4, name='linear')(x)
-    h = nn.relu(BatchNorm(name='norm')(h, train=train))
-    return nn.Dense(2, name='linear_1')(h), {}
-
-
-def channels(leaf: np.ndarray) -> np.ndarray:
-  """`[K, 1, ch]` -> `[K, ch]`."""
-  return leaf.reshape(len(leaf), -1)
-
-
-def norm_members(params: cases.Params) -> dict[str, Any]:
-  norm = params['batch_norm']
-  return {
-      'linear': haiku.dense(params['linear']),
-      'norm': {
-          'scale': channels(norm['scale']),
-          'bias': channels(norm['offset']),
-      },
-      'linear_1': haiku.dense(params['linear_1']),
-  }
-
-
-def norm_statistics(state: cases.Params) -> dict[str, np.ndarray]:
-  return {
-      name: channels(state[f'batch_norm/~/{name}_ema']['hidden'])
-      for name in ('mean', 'var')
-  }
-
-
 def test_golden_ensemble_with_batch_norm():
   case = cases.load_case('networks/ensemble_with_state_bn')
-  network = Ensemble(Member(), 3)
+  network = Ensemble(normed.Normed(2), 3)
   x, z = jnp.asarray(case['in::x'], jnp.float32), case['z']
-  statistics = {'member': {'norm': norm_statistics(case.state())}}
+  statistics = {'member': normed.statistics(case.state())}
 
   def apply(params, index):
     return network.apply(
@@ -355,18 +320,20 @@ def test_golden_ensemble_with_batch_norm():
         mutable=['batch_stats'],
     )
 
-  params = {'member': norm_members(case.params())}
+  params = {'member': normed.members(case.params())}
   at = functools.partial(apply, params)
   indices = jax.nn.one_hot(z, 3)
   out, updated = over_index(at, indices, out_axes=(0, None))
   cases.assert_close(out.preds, case['out::array'])
-  recorded = norm_statistics(case.tree('new_state'))
-  for name, value in updated['batch_stats']['member']['norm'].items():
-    cases.assert_close(value[z[0]], recorded[name][z[0]])
+  jax.tree.map(
+      lambda got, expected: cases.assert_close(got[z[0]], expected[z[0]]),
+      updated['batch_stats']['member'],
+      normed.statistics(case.tree('new_state')),
+  )
   got = jax.grad(
       lambda p: (apply(p, indices[0])[0].preds * case['in::cot']).mean()
   )(params)
-  expected = {'member': norm_members(case.tree('grads'))}
+  expected = {'member': normed.members(case.tree('grads'))}
   cases.assert_gradients_close(got, expected)
 
 
