@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flax_enn import distributed, run_folder, storage
-from flax_enn.checkpoints import fingerprint, layout, orbax_manager
+from flax_enn.checkpoints import errors, fingerprint, layout, orbax_manager
 
 State = TypeVar('State')
 
@@ -147,9 +147,9 @@ class Checkpointer:
     if damaged:
       # All of them are of one run: where none fits, it is the network.
       for error in damaged.values():
-        if isinstance(error, layout.MisfitError):
+        if isinstance(error, errors.MisfitError):
           raise error
-      raise layout.DamagedCheckpointError(
+      raise errors.DamagedCheckpointError(
           f'all checkpoints in {self.directory} are damaged:'
           + layout.format_list([f'step {s}: {e}' for s, e in damaged.items()])
           + '\nrepair one of them, or choose another --workdir to start anew'
@@ -200,29 +200,29 @@ class Checkpointer:
       try:
         state = self._restore(step, abstract)
       except (
-          layout.StorageError, layout.DamagedCheckpointError, layout.MisfitError
+          errors.StorageError, errors.DamagedCheckpointError, errors.MisfitError
       ) as e:  # fmt: skip
         error = e
-      if not distributed.on_any_process(isinstance(error, layout.StorageError)):
+      if not distributed.on_any_process(isinstance(error, errors.StorageError)):
         if not distributed.on_any_process(state is None):
           return state, None
         elsewhere = 'it is damaged for another host'
-        return None, error or layout.DamagedCheckpointError(elsewhere)
+        return None, error or errors.DamagedCheckpointError(elsewhere)
       if seconds is not None:
         logging.warning('%s; trying again in %d s', error, seconds)
         time.sleep(seconds)
-    raise layout.StorageError(
+    raise errors.StorageError(
         f'{error or "another host cannot read it"}. Nothing was changed: the'
         ' same command goes on from there once storage can be read'
     )
 
   def _restore(self, step: int, abstract: State) -> State:
     path = self._path(step)
-    with layout.sort_errors(path):
+    with errors.sort_errors(path):
       fingerprints = layout.fingerprints(path)
       saved = layout.tree_metadata(path)
     layout.check_fit(path, saved, abstract)
-    with layout.sort_errors(path):
+    with errors.sort_errors(path):
       items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       state = self._manager.restore(step, args=items)['state']
       # Without its record of PRNG keys, Orbax gives them back as plain numbers.

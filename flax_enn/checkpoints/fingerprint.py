@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flax_enn import backend
-from flax_enn.checkpoints import layout
+from flax_enn.checkpoints import errors, layout
 
 _FROZEN = 'collections/frozen/'
 
@@ -65,7 +65,7 @@ def check(path: epath.Path, arrays: Any, saved: Mapping[str, int]) -> None:
     if known and saved.get(name) != number:
       wrong.append(name)
   if wrong:
-    raise layout.DamagedCheckpointError(
+    raise errors.DamagedCheckpointError(
         f'{path} is damaged: these arrays are not those that were saved (their'
         f' fingerprints differ):{layout.format_list(wrong)}'
     )

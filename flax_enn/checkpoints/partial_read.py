@@ -8,7 +8,7 @@ from flax import traverse_util
 import jax
 import orbax.checkpoint as ocp
 
-from flax_enn.checkpoints import fingerprint, layout
+from flax_enn.checkpoints import errors, fingerprint, layout
 
 
 def read_arrays(
@@ -37,8 +37,8 @@ def read_arrays(
           ),
       )
 
-  arrays = layout.flatten_with_names(layout.read(path, read))
-  saved = layout.read(path, lambda: layout.fingerprints(path))
+  arrays = layout.flatten_with_names(errors.read(path, read))
+  saved = errors.read(path, lambda: layout.fingerprints(path))
   fingerprint.check(path, arrays, saved)
   return arrays
 
@@ -61,13 +61,13 @@ def read_variables(path: epath.Path, abstract: Mapping[str, Any]) -> Any:
 
   names = jax.tree_util.tree_map_with_path(stored, abstract)
   wanted = dict(zip(jax.tree.leaves(names), jax.tree.leaves(abstract)))
-  saved = layout.read(path, lambda: layout.tree_metadata(path))
+  saved = errors.read(path, lambda: layout.tree_metadata(path))
   ours = ('params/', 'collections/')
   if wrong := layout.differences(
       {k: v for k, v in saved.items() if k.startswith(ours)},
       {k: layout.to_stored_spec(v) for k, v in wanted.items()},
   ):
-    raise layout.MisfitError(
+    raise errors.MisfitError(
         f'{path} does not fit the network of its config.json:'
         f'{layout.format_list(wrong)}\nwas it written by another version?'
     )

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from flax_enn import build
-from flax_enn.checkpoints import foreign, layout, source_run
+from flax_enn.checkpoints import errors, foreign, layout, source_run
 from flax_enn.checkpoints.partial_read import read_arrays
 
 _FIELDS = {
@@ -156,7 +156,7 @@ def _match_foreign(
 
 
 def _saved(path: epath.Path) -> layout.Leaves:
-  return layout.read(path, lambda: layout.tree_metadata(path))
+  return errors.read(path, lambda: layout.tree_metadata(path))
 
 
 def _variables(state: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from flax_enn import run_folder, sharding
-from flax_enn.checkpoints import DamagedCheckpointError, layout
+from flax_enn.checkpoints import errors, layout
 from flax_enn.core import Index, Variables
 
 CARD, VARIABLES, INDICES = (
@@ -99,7 +99,7 @@ def read_card(folder: epath.Path) -> Card:
   try:
     card = run_folder.read_json(path)
   except ValueError as e:
-    raise DamagedCheckpointError(str(e)) from e
+    raise errors.DamagedCheckpointError(str(e)) from e
   if (found := card.get('format', FORMAT)) != FORMAT:
     raise ValueError(
         f'{path}: format is {found!r}, but this version of flax_enn reads'
@@ -110,7 +110,7 @@ def read_card(folder: epath.Path) -> Card:
   }  # fmt: skip
   for name, kind in kinds.items():
     if not isinstance(card.get(name), kind):
-      raise DamagedCheckpointError(
+      raise errors.DamagedCheckpointError(
           f'{path} is damaged: {name} is {card.get(name)!r}; export the run'
           ' again'
       )
@@ -149,7 +149,7 @@ def read_variables(
   }
   expected = layout.flatten_with_names(abstract)
   if wrong := layout.differences(saved, expected):
-    raise layout.MisfitError(
+    raise errors.MisfitError(
         f'{folder / VARIABLES} does not fit the network of its config.json:'
         f'{layout.format_list(wrong)}\nwas it written by another version?'
     )
@@ -183,9 +183,9 @@ def _put(array: np.ndarray, where: sharding.NamedSharding) -> jax.Array:
 
 def _read(folder: epath.Path, card: Card, name: str) -> bytes:
   path = folder / name
-  content = layout.read(path, path.read_bytes)
+  content = errors.read(path, path.read_bytes)
   if digest(content) != card['files'].get(name):
-    raise DamagedCheckpointError(
+    raise errors.DamagedCheckpointError(
         f'{path} is damaged: its SHA-256 is not that of {CARD}; copy or export'
         ' the bundle again'
     )
