@@ -7,8 +7,6 @@ for people.
 
 from collections.abc import Mapping
 import hashlib
-from importlib import metadata
-import sys
 from typing import Any
 
 from absl import logging
@@ -19,18 +17,14 @@ import numpy as np
 
 from flax_enn import run_folder, sharding
 from flax_enn.checkpoints import (
+    catalogue_card,
     haiku,
     haiku_pickle,
     haiku_resnet,
     layout,
 )
-from flax_enn.checkpoints.catalogue import (
-    REPOSITORY,
-    Entry,
-    Temperatures,
-)
+from flax_enn.checkpoints.catalogue import Entry, Temperatures
 from flax_enn.checkpoints.checkpointer import Checkpointer
-from flax_enn.checkpoints.enn_figures import FIGURES, table
 from flax_enn.model import Model
 from flax_enn.networks.backbones.resnet import ResNet
 
@@ -95,13 +89,14 @@ def import_entry(
       variables['frozen']['prior_conv'] = {'params': _conv_prior(entry, model)}
   else:
     variables = {k: {'base': v} for k, v in base.items()}
-  card = _card(entry, temperatures, conv_prior_scale, records)
+  card = catalogue_card.create(entry, temperatures, conv_prior_scale, records)
   with run_folder.written_whole(out) as part:
     _save(model, variables, part)
     run_folder.write_config(config, part)
     run_folder.write_json(part / 'model.json', model.describe())
     run_folder.write_json(part / run_folder.IMPORT, card)
-    run_folder.atomic_write(part / 'README.md', _readme(card).encode())
+    readme = catalogue_card.readme(card)
+    run_folder.atomic_write(part / 'README.md', readme.encode())
   return card
 
 
@@ -214,66 +209,3 @@ def _save(model: Model, variables: Any, folder: epath.Path) -> None:
     checkpointer.wait()
   finally:
     checkpointer.close()
-
-
-def _card(
-    entry: Entry,
-    temperatures: Temperatures,
-    conv_prior_scale: float,
-    records: list[dict[str, Any]],
-) -> dict[str, Any]:
-  """The content of `import.json`."""
-  card = {
-      'entry': entry.name,
-      'files': records,
-      'temperatures': temperatures._asdict(),
-      'figures': FIGURES.get(entry.name, {}),
-      'versions': {
-          'flax_enn': sys.modules['flax_enn'].__version__,
-          **{name: metadata.version(name) for name in ('flax', 'jax', 'numpy')},
-      },
-  }
-  if conv_prior_scale:
-    card['conv_prior'] = {
-        'scale': conv_prior_scale,
-        'seed': haiku_resnet.SEED,
-        'jax_threefry_partitionable': False,
-    }
-  return card
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-  """The content of `README.md`."""
-  lines = [
-      f'# {card["entry"]}',
-      '',
-      'From the catalogue that DeepMind published with enn'
-      f' ({REPOSITORY}). Read from',
-      '',
-      *(
-          f'- `{of["name"]}` ({of["bytes"]} bytes, SHA-256 `{of["sha256"]}`'
-          + (f', {of["url"]}' if of['url'] else '') + ')'
-          for of in card['files']
-      ),
-      '',
-      'DeepMind publishes no hashes: these say what was read.',
-  ]  # fmt: skip
-  if prior := card.get('conv_prior'):
-    lines += [
-        '',
-        f'Its conv prior (scale {prior["scale"]}) is in no file. It was drawn'
-        f' from seed {prior["seed"]} as JAX drew it when the network was'
-        ' trained (`jax_threefry_partitionable=False`), and is stored in the'
-        ' checkpoint. With the setting of today, enn would draw another one,'
-        ' which has nothing to do with it.',
-    ]
-  of = card['temperatures']
-  lines += [
-      '',
-      f'Temperatures: {of["base"]} of the base, {of["epinet"]} of the epinet'
-      f' ({of["source"]}).',
-  ]
-  if card['figures']:
-    lines += ['', "enn's own figures:", '', table(card['figures'])]
-  versions = ', '.join(f'{k} {v}' for k, v in card['versions'].items())
-  return '\n'.join([*lines, '', f'Imported with {versions}.', ''])
