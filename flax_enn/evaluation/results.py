@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Self
 
 from etils import epath
+import jax
 import numpy as np
 
+from flax_enn.evaluation.eval_state import EvalState
+from flax_enn.metrics import ECE
 from flax_enn.run_folder import write_json
 
 Metrics = Mapping[str, float]  # name -> value
@@ -43,6 +46,34 @@ class Results:
   disagreement: np.ndarray | None = None
   examples: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   draw: Callable[[Any], bool] | None = None
+
+  @classmethod
+  def of_state(cls, state: EvalState, tau: int) -> Self:
+    """The results of all batches, which a state has summed."""
+    state = jax.device_get(state)
+    examples = state.examples
+    real = examples.disagreement > -np.inf
+    with np.errstate(invalid='ignore'):  # The average of nothing is NaN.
+      computed = {k: v.compute() for k, v in state.metrics.items()}
+    return cls(
+        metrics={
+            name: {metric: float(value) for metric, value in values.items()}
+            for name, values in computed.items()
+        },
+        tau=tau,
+        calibration={
+            name: {k: np.asarray(v) for k, v in vars(ece).items()}
+            for name, metrics in state.metrics.items()
+            if isinstance(ece := getattr(metrics, 'ece', None), ECE)
+        },
+        disagreement=None
+        if state.disagreement is None
+        else np.asarray(state.disagreement),
+        examples=jax.tree.map(
+            lambda leaf: leaf[real],
+            {**examples.values, 'disagreement': examples.disagreement},
+        ),
+    )
 
 
 def table(metrics: Mapping[str, Metrics]) -> str:

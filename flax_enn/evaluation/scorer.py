@@ -17,7 +17,7 @@ from flax_enn.evaluation.results import Results
 from flax_enn.evaluation.studies import Predictions
 from flax_enn.inference import Predictor
 from flax_enn.likelihoods import Likelihood
-from flax_enn.metrics import ECE, PredictiveStats
+from flax_enn.metrics import PredictiveStats
 from flax_enn.model import Model
 from flax_enn.sampling import reduce_over_index
 from flax_enn.throttle import Throttle
@@ -97,7 +97,7 @@ class Scorer:
       raise ValueError('there is no batch to evaluate; the split is empty')
     if partial:
       partial.save(done, state)
-    return self._results(state)
+    return Results.of_state(state, self.tau)
 
   def abstract_state(self, variables: Variables) -> EvalState:
     """The shapes of what is summed: traces all of a step, compiles nothing.
@@ -246,29 +246,3 @@ class Scorer:
 
   def _zeros(self, likelihood: Likelihood) -> PredictiveStats:
     return PredictiveStats.zeros(likelihood, self.batch_size, self.tau)
-
-  def _results(self, state: EvalState) -> Results:
-    state = jax.device_get(state)
-    examples = state.examples
-    real = examples.disagreement > -np.inf
-    with np.errstate(invalid='ignore'):  # The average of nothing is NaN.
-      computed = {k: v.compute() for k, v in state.metrics.items()}
-    return Results(
-        metrics={
-            name: {metric: float(value) for metric, value in values.items()}
-            for name, values in computed.items()
-        },
-        tau=self.tau,
-        calibration={
-            name: {k: np.asarray(v) for k, v in vars(ece).items()}
-            for name, metrics in state.metrics.items()
-            if isinstance(ece := getattr(metrics, 'ece', None), ECE)
-        },
-        disagreement=None
-        if state.disagreement is None
-        else np.asarray(state.disagreement),
-        examples=jax.tree.map(
-            lambda leaf: leaf[real],
-            {**examples.values, 'disagreement': examples.disagreement},
-        ),
-    )
