@@ -21,7 +21,7 @@ from flax_enn.dry_run.collectives import (
   find_collectives,
 )
 from flax_enn.dry_run.cost_analysis import bytes_accessed
-from flax_enn.dry_run.hlo import Program
+from flax_enn.dry_run.program import Program
 from flax_enn.dry_run.report import MemoryUse, StepCost
 from flax_enn.dry_run.topology import CHIPS, GIB, Topology
 from tests import tiny

@@ -13,7 +13,7 @@ from flax_enn import sharding
 from flax_enn.data_section import create_dataset
 from flax_enn.dry_run import cost_analysis
 from flax_enn.dry_run.collectives import find_collectives
-from flax_enn.dry_run.hlo import Program
+from flax_enn.dry_run.program import Program
 from flax_enn.dry_run.report import DryRunReport, MemoryUse, StepCost
 from flax_enn.dry_run.topology import Topology
 from flax_enn.training import checks

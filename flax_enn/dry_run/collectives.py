@@ -8,7 +8,8 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from flax_enn.dry_run.hlo import Instruction, Program
+from flax_enn.dry_run.hlo import Instruction
+from flax_enn.dry_run.program import Program
 
 NAMES = (
     'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',

@@ -13,13 +13,8 @@ import re
 import numpy as np
 
 from flax_enn.dry_run import collectives
-from flax_enn.dry_run.hlo import (
-  Array,
-  Instruction,
-  Program,
-  Run,
-  total_cost,
-)
+from flax_enn.dry_run.hlo import Array, Instruction
+from flax_enn.dry_run.program import Program, Run, total_cost
 
 # Instructions that move nothing, or whose parts are counted in their place.
 _FREE = (
