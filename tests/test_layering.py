@@ -16,11 +16,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        'annotations', 'backend', 'checkpoint_flags', 'command_line',
-        'compilation_cache', 'coordinator', 'core', 'distributed', 'indexers',
-        'lock_file', 'loggers', 'metric_writers', 'nnx_bridge',
-        'partial_evaluation', 'run_folder', 'skipped', 'storage', 'switches',
-        'throttle', 'waiting', 'workdir_lock',
+        'agreement', 'annotations', 'backend', 'checkpoint_flags',
+        'command_line', 'compilation_cache', 'coordinator', 'core',
+        'distributed', 'indexers', 'lock_file', 'loggers', 'metric_writers',
+        'nnx_bridge', 'partial_evaluation', 'run_folder', 'skipped', 'storage',
+        'switches', 'throttle', 'waiting', 'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},
     {'networks', 'losses', 'metrics', 'data'},

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flax_enn import distributed, run_folder, storage
+from flax_enn import agreement, run_folder, storage
 from flax_enn.checkpoints import errors, fingerprint, layout, orbax_manager
 
 State = TypeVar('State')
@@ -203,8 +203,8 @@ class Checkpointer:
           errors.StorageError, errors.DamagedCheckpointError, errors.MisfitError
       ) as e:  # fmt: skip
         error = e
-      if not distributed.on_any_process(isinstance(error, errors.StorageError)):
-        if not distributed.on_any_process(state is None):
+      if not agreement.on_any_process(isinstance(error, errors.StorageError)):
+        if not agreement.on_any_process(state is None):
           return state, None
         elsewhere = 'it is damaged for another host'
         return None, error or errors.DamagedCheckpointError(elsewhere)

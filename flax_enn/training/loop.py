@@ -12,8 +12,8 @@ import jax
 import ml_collections
 
 from flax_enn import (
+    agreement,
     build,
-    distributed,
     metric_writers,
     run_folder,
     storage,
@@ -69,7 +69,7 @@ def train_and_evaluate(
     trainer = Trainer.from_config(config)
     config = trainer.config
     _check_run(trainer, workdir, profile_at)
-    distributed.check_shared_filesystem(workdir)
+    agreement.check_shared_filesystem(workdir)
     stack.enter_context(trainer.use_mesh())
     writer = stack.enter_context(metric_writers.create_writer(workdir))
     checkpointer = stack.enter_context(
@@ -197,7 +197,7 @@ def _check_run(
         f'config.num_steps is {config.num_steps}, but {workdir} has done'
         f' {steps[-1]} steps; set config.num_steps to that or more'
     )
-  distributed.assert_equal_across_processes({
+  agreement.assert_equal_across_processes({
       'the config': config.to_json(),
       'what switches JAX and XLA': switches.current(),
       'the data set': (trainer.model.spec, trainer.num_examples),
@@ -234,7 +234,7 @@ def _check_trained(
   if done == step:
     return
   saved.save(state, done)
-  mistake = distributed.on_any_process(isinstance(error, ValueError))
+  mistake = agreement.on_any_process(isinstance(error, ValueError))
   raise error or (ValueError if mistake else ConnectionError)(
       f'another process cannot read step {done + 1}; step {done} is saved'
   )
