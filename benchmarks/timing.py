@@ -108,7 +108,7 @@ class Training:
       self.batch: Batch = sharding.make_global_batch(
           batch, self.trainer.batch_sharding
       )
-      self._step = self.trainer.jit_train_step()
+      self._step = self.trainer.jit_step()
 
   @property
   def variables(self) -> Any:
@@ -142,7 +142,7 @@ class Training:
     cpu = jax.devices('cpu')[:1]
     trainer = Trainer.from_config(self.trainer.config, cpu)
     with trainer.use_mesh():
-      step = trainer.jit_train_step()
+      step = trainer.jit_step()
       lowered = step.lower(trainer.abstract_state, trainer.abstract_batch())
     return lowered.cost_analysis()['flops']
 

@@ -733,7 +733,7 @@ def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
     state, good = checkpointer.restore_latest(trainer.abstract_state)
     # One more step is the one that was not finite.
     batch = next(trainer.train_batches(good))
-    after, logs = jax.jit(trainer.train_step(64))(state, batch)
+    after, logs = jax.jit(trainer.bound_step(64))(state, batch)
   assert all(np.isfinite(leaf).all() for leaf in _numbers(state))
   assert not all(
       np.isfinite(leaf).all() for leaf in _numbers((after.params, logs))

@@ -91,7 +91,7 @@ def test_is_the_training_of_a_config():
   )
   experiment.train(3)
   with trainer.use_mesh():
-    state, step = trainer.create_state(), trainer.jit_train_step()
+    state, step = trainer.create_state(), trainer.jit_step()
     for batch, _ in zip(trainer.placed_batches(), range(3)):
       state, _ = step(state, batch)
   jax.tree.map(

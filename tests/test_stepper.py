@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flax_enn.training import stepper
-from flax_enn.training.stepper import OneByOne, Several
+from flax_enn.training.stepper import MultiStepper, SingleStepper
 from tests import tiny
 
 
@@ -25,7 +25,7 @@ def trained(trainer, calls):
   with trainer.use_mesh():
     state, step = trainer.create_state(), 0
     steps = trainer.stepper()
-    assert isinstance(steps, Several)
+    assert isinstance(steps, MultiStepper)
     for most in calls:
       stop = step + most
       while step < stop:
@@ -74,7 +74,7 @@ def test_it_is_the_step_on_the_batches_of_the_loader(trainer):
   """To rounding: XLA fuses another program in its own way."""
   with trainer.use_mesh():
     state = trainer.create_state()
-    steps = OneByOne(trainer.jit_train_step(), trainer.placed_batches())
+    steps = SingleStepper(trainer.jit_step(), trainer.placed_batches())
     for _ in range(4):
       state, expected, number = steps(state, 4)
       assert number == 1
@@ -93,4 +93,4 @@ def test_it_is_the_step_on_the_batches_of_the_loader(trainer):
 def test_convolutions_on_cpus_are_not_put_into_a_loop():
   trainer = tiny.built(tiny.ensemble())
   with trainer.use_mesh():
-    assert isinstance(trainer.stepper(), OneByOne)
+    assert isinstance(trainer.stepper(), SingleStepper)

@@ -243,5 +243,5 @@ class Learner:
   def _step(self) -> Any:
     # The number of labels is an argument: one program serves all rounds. The
     # state is not donated: the first one is that of every round.
-    create = self._trainer.create_train_step
-    return jax.jit(lambda state, batch, n: create(n)(state, batch))
+    step = self._trainer.bound_step(1)
+    return jax.jit(lambda state, batch, n: step(state, batch, num_examples=n))

@@ -79,7 +79,7 @@ def _training(trainer: Trainer, target: Topology) -> StepCost:
 
 def _lowered(trainer: Trainer, target: Topology) -> Any:
   # The number of examples, which is not known here, changes no cost.
-  traced = trainer.jit_train_step(num_examples=1).trace(
+  traced = trainer.jit_step(num_examples=1).trace(
       trainer.abstract_state, trainer.abstract_batch()
   )
   return traced.lower(lowering_platforms=(target.platform,))

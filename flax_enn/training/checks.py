@@ -218,7 +218,7 @@ def _memory(mesh: jax.sharding.Mesh) -> float:
 def _check_objectives(trainer: Trainer, num_examples: int) -> None:
   """Checks that a step can be taken, by all objectives or by which not."""
   state, batch = trainer.abstract_state, trainer.abstract_batch()
-  step = trainer.train_step(num_examples)
+  step = trainer.bound_step(num_examples)
   try:
     with trainer.use_mesh():  # as it will be traced
       after, _ = jax.eval_shape(step, state, batch)

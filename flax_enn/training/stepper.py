@@ -48,7 +48,7 @@ class Stepper(Protocol):
     """
 
 
-class OneByOne:
+class SingleStepper:
   """A step per call, on batches that come one by one."""
 
   def __init__(self, train_step: TrainStep, batches: Unbroken[Batch]):
@@ -69,22 +69,22 @@ class OneByOne:
     return state, logs, 1
 
 
-class Several:
+class MultiStepper:
   """As many steps per call as take some time, of examples on the devices."""
 
   error = None  # all examples are here
 
   def __init__(
-      self, train_steps: Any, examples: Batch, ids: Iterator[np.ndarray]
+      self, multi_step: Any, examples: Batch, ids: Iterator[np.ndarray]
   ):
     """Prepares calls.
 
     Args:
-      train_steps: `several` of the step, compiled.
+      multi_step: that of the step, compiled.
       examples: all of them, the same on every device.
       ids: `[B]`, the examples of each batch to come.
     """
-    self._train_steps, self._examples, self._ids = train_steps, examples, ids
+    self._multi_step, self._examples, self._ids = multi_step, examples, ids
     self._throttle = Throttle()
     self._number = 1
 
@@ -94,7 +94,7 @@ class Several:
     start = time.perf_counter()
     rows = list(itertools.islice(self._ids, min(most, self._number)))
     unused = [rows[0]] * (MOST_STEPS - len(rows))
-    state, logs = self._train_steps(
+    state, logs = self._multi_step(
         state, self._examples, np.array(rows + unused, np.int32), len(rows)
     )
     self._throttle(logs)
@@ -106,7 +106,7 @@ class Several:
     return state, logs, len(rows)
 
 
-def several(train_step: TrainStep, where: jax.sharding.Sharding) -> Any:
+def multi_step(train_step: TrainStep, where: jax.sharding.Sharding) -> Any:
   """The step made into `(state, examples, rows, count) -> state, scalars`.
 
   It does the first `count` steps on the batches of examples whose rows are
@@ -115,7 +115,7 @@ def several(train_step: TrainStep, where: jax.sharding.Sharding) -> Any:
   # Traced once, for its shapes and for the loop.
   train_step = jax.jit(train_step)
 
-  def train_steps(state, examples, rows, count):
+  def steps(state, examples, rows, count):
     def batch(i):
       return jax.lax.with_sharding_constraint(rows_of(examples, rows[i]), where)
 
@@ -126,7 +126,7 @@ def several(train_step: TrainStep, where: jax.sharding.Sharding) -> Any:
     none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), logs)
     return jax.lax.fori_loop(0, count, body, (state, none))
 
-  return train_steps
+  return steps
 
 
 def rows_of(examples: Batch, rows: jax.Array) -> Batch:

@@ -24,7 +24,12 @@ from flax_enn.training.state import (
     create_train_state,
 )
 from flax_enn.training.step import train_step
-from flax_enn.training.stepper import OneByOne, Several, Stepper, several
+from flax_enn.training.stepper import (
+    MultiStepper,
+    SingleStepper,
+    Stepper,
+    multi_step,
+)
 
 # Where the index has no finite support.
 _NUM_INDICES = 8
@@ -150,10 +155,11 @@ class Trainer:
         and (examples := batches.examples()) is not None
     ):
       held = jax.device_put(examples, sharding.replicated(self.mesh))
-      steps = several(self.train_step(self.num_examples), self.batch_sharding)
-      return Several(self._jit(steps), held, batches.ids)
+      step = self.bound_step(self.num_examples)
+      program = self._jit(multi_step(step, self.batch_sharding))
+      return MultiStepper(program, held, batches.ids)
     placed = self.placed_batches(start, skipped)
-    return OneByOne(self.jit_train_step(), placed)
+    return SingleStepper(self.jit_step(), placed)
 
   def _read(
       self, start: int, skipped: MutableMapping[int, str] | None
@@ -191,21 +197,15 @@ class Trainer:
     return create_train_state(network, self.tx, seed, x, self.abstract_state)
 
   @functools.cached_property
-  def _train_steps(self) -> dict[int, Any]:
+  def _bound_steps(self) -> dict[int, Any]:
     return {}
 
-  def train_step(self, num_examples: int) -> Any:
-    """The step as a function of state and batch alone, not yet compiled.
+  def bound_step(self, num_examples: int) -> Any:
+    """`train_step` as a function of state and batch alone, not yet compiled.
 
     It is always the same function, which JAX then traces once.
     """
-    if num_examples not in self._train_steps:
-      self._train_steps[num_examples] = self.create_train_step(num_examples)
-    return self._train_steps[num_examples]
-
-  def create_train_step(self, num_examples: Any) -> Any:
-    """The same, made anew: the number of examples may be traced."""
-    return functools.partial(
+    step = functools.partial(
         train_step,
         network=self.model.network,
         objectives=self.objectives,
@@ -215,14 +215,15 @@ class Trainer:
         num_indices=self.num_indices,
         accumulation=self.config.accumulation,
     )
+    return self._bound_steps.setdefault(num_examples, step)
 
-  def jit_train_step(self, num_examples: int | None = None) -> Any:
-    """The step as it is compiled; it donates the state that it is given.
+  def jit_step(self, num_examples: int | None = None) -> Any:
+    """`bound_step` as it is compiled; it donates the state that it is given.
 
     `num_examples` are those in the training split; None asks the data set.
     """
     n = self.num_examples if num_examples is None else num_examples
-    return self._jit(self.train_step(n))
+    return self._jit(self.bound_step(n))
 
   def _jit(self, step: Any) -> Any:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
