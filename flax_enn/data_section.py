@@ -29,7 +29,7 @@ def create_loader(section: Any, where: sharding.NamedSharding) -> Loader:
     section: `config.dataset`, or that of an entry of `config.evals`.
     where: sharding of a batch.
   """
-  shard_index, shard_count = sharding.batch_shard(where)
+  shard_index, shard_count = sharding.process_shard(where)
   hints = annotations.fields_of(Loader)
   return Loader(
       **{

@@ -72,7 +72,7 @@ def _argument(
     value: Any, parameter: inspect.Parameter, path: str, build_part: Any
 ) -> Any:
   """A value of the kind that the signature says; sections in it are built."""
-  allowed, default = kinds(parameter), parameter.default
+  allowed, default = allowed_types(parameter), parameter.default
   if isinstance(value, Mapping) and 'name' in value:
     return build_part(value, path)
   if isinstance(value, Mapping):
@@ -104,7 +104,7 @@ def tried(make: Callable[[], Any]) -> Any:
     raise ValueError(f'it cannot be used: {e}') from e
 
 
-def kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
+def allowed_types(parameter: inspect.Parameter) -> tuple[Any, ...]:
   """The types that its annotation allows."""
   return get_args(parameter.annotation) or (parameter.annotation,)
 
@@ -127,10 +127,10 @@ def check_number(
     )
 
 
-def plain(value: Any) -> Any:
+def plain_tree(value: Any) -> Any:
   """A value of a config in Python's own types: dicts, tuples and numbers."""
   if isinstance(value, (Mapping, ml_collections.ConfigDict)):
-    return {k: plain(v) for k, v in value.items()}
+    return {k: plain_tree(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return tuple(plain(v) for v in value)
+    return tuple(plain_tree(v) for v in value)
   return annotations.plain(value)

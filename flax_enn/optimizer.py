@@ -38,8 +38,9 @@ def create_schedule(
   path = 'config.optimizer.schedule'
   schedule = config.get('schedule')
   annotations.checked(schedule, annotations.SECTION | None, path)
-  section = library.plain(schedule) or {'name': 'constant'}
-  name, peak = section.get('name'), library.plain(config.get('learning_rate'))
+  section = library.plain_tree(schedule) or {'name': 'constant'}
+  name = section.get('name')
+  peak = library.plain_tree(config.get('learning_rate'))
   if name not in _OWN_SCHEDULES:
     _find_schedule(name, path, _OWN_SCHEDULES)
     if peak is None:
@@ -80,7 +81,7 @@ def schedule_from(section: Mapping[str, Any], path: str) -> optax.Schedule:
   Raises:
     ValueError: what was found, what was expected, and the field to change.
   """
-  fields = library.plain(section)
+  fields = library.plain_tree(section)
   create = _find_schedule(fields.pop('name', None), path)
   schedule = library.call(create, fields, path, schedule_from)
   with build.located(path):
@@ -109,7 +110,7 @@ def create_optimizer(
   Raises:
     ValueError: what was found, what was expected, and the field to change.
   """
-  path, fields = 'config.optimizer', library.plain(config)
+  path, fields = 'config.optimizer', library.plain_tree(config)
   known = library.functions(optax, _is_rated)
   contrib = library.functions(optax.contrib, _is_rated)
   known |= {f'contrib.{name}': function for name, function in contrib.items()}
@@ -124,7 +125,7 @@ def create_optimizer(
       library.check_number(value, f'{path}.{field}', 0, below)
   schedule = fields.get('schedule') or {'name': 'constant'}
   rate: Any = create_schedule(config, num_steps)
-  if optax.Schedule not in library.kinds(own['learning_rate']):
+  if optax.Schedule not in library.allowed_types(own['learning_rate']):
     rate = fields['learning_rate']
     if schedule.get('name') != 'constant' or schedule.get('warmup_steps'):
       raise ValueError(

@@ -313,7 +313,7 @@ from tests import test_active_learning as t
 jax.distributed.initialize(
     'localhost:' + sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 mesh = sharding.create_mesh({'data': -1})
-shard, count = sharding.batch_shard(sharding.batch_sharding(mesh))
+shard, count = sharding.process_shard(sharding.batch_sharding(mesh))
 loader = Loader(shard_index=shard, shard_count=count)
 pool = loader.eval_batches(t.DATA, 'train', t.DATA.spec, batch_size=16)
 batcher = PrioritizedBatcher(t.MODEL, PRIORITIES['bald'], size=9, mesh=mesh)

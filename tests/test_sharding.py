@@ -327,7 +327,7 @@ def shards_of_hosts(shape, hosts, monkeypatch):
   found = []
   for host in sorted(set(hosts)):
     monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
-    found.append(sharding.batch_shard(where))
+    found.append(sharding.process_shard(where))
   return found
 
 
@@ -532,7 +532,7 @@ def test_a_batch_is_split_as_its_rule_says():
     batch = sharding.make_global_batch({'x': np.arange(8.0)}, where)
     assert batch['x'].addressable_shards[0].data.shape == (rows,)
     np.testing.assert_array_equal(batch['x'], np.arange(8.0))
-    assert sharding.batch_shard(where) == (0, 1)  # of one process
+    assert sharding.process_shard(where) == (0, 1)  # of one process
 
 
 @pytest.mark.parametrize(('n', 'shard'), [(8, 2), (6, 6), (1, 1)])

@@ -18,9 +18,9 @@ It may name further axes, those that a layer has in
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flax_enn.sharding.batches import (
-    batch_shard,
     make_global_batch,
     on_any_device,
+    process_shard,
 )
 from flax_enn.sharding.mesh import (
     AXES,
@@ -58,7 +58,6 @@ __all__ = [
     'NamedSharding',
     'PartitionSpec',
     'Rules',
-    'batch_shard',
     'batch_sharding',
     'constrain',
     'constrain_index',
@@ -66,6 +65,7 @@ __all__ = [
     'create_rules',
     'make_global_batch',
     'on_any_device',
+    'process_shard',
     'replicated',
     'spec',
     'state_shardings',

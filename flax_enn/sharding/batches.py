@@ -11,7 +11,7 @@ from flax_enn.sharding.mesh import AXES, axis_size
 from flax_enn.sharding.rules import spec
 
 
-def batch_shard(where: NamedSharding) -> tuple[int, int]:
+def process_shard(where: NamedSharding) -> tuple[int, int]:
   """Which shard of every batch this process reads, and how many there are.
 
   Processes that differ in the index axis only have the same rows on their
@@ -58,7 +58,7 @@ def make_global_batch(batch: Any, where: NamedSharding) -> Any:
   """Turns each process's shard of a batch into one global array per leaf.
 
   Args:
-    batch: pytree of numpy arrays, the `batch_shard` of this process.
+    batch: pytree of numpy arrays, the `process_shard` of this process.
     where: from `batch_sharding`.
 
   Returns:
@@ -66,7 +66,7 @@ def make_global_batch(batch: Any, where: NamedSharding) -> Any:
   """
   if jax.process_count() == 1:
     return jax.device_put(batch, where)  # all leaves at once
-  _, count = batch_shard(where)
+  _, count = process_shard(where)
 
   def put(leaf):
     shape = (leaf.shape[0] * count, *leaf.shape[1:])

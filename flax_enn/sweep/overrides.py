@@ -18,7 +18,8 @@ Override = dict[str, Any]
 
 def product(values: Mapping[str, Iterable[Any]]) -> list[Override]:
   """Every combination of the values of some fields."""
-  return [plain(values, row) for row in itertools.product(*values.values())]
+  rows = itertools.product(*values.values())
+  return [normalized(dict(zip(values, row))) for row in rows]
 
 
 def zip_(values: Mapping[str, Sequence[Any]]) -> list[Override]:
@@ -30,13 +31,13 @@ def zip_(values: Mapping[str, Sequence[Any]]) -> list[Override]:
   sizes = {field: len(column) for field, column in values.items()}
   if len(set(sizes.values())) > 1:
     raise ValueError(f'zip_ of fields with unequal numbers of values: {sizes}')
-  return [plain(values, row) for row in zip(*values.values())]
+  rows = zip(*values.values())
+  return [normalized(dict(zip(values, row))) for row in rows]
 
 
-def plain(fields: Iterable[str], row: Iterable[Any]) -> Override:
-  """Field -> value, as a config holds it."""
-  # Configs hold Python's numbers, not those of np.arange.
-  return {f: jax.tree.map(annotations.plain, v) for f, v in zip(fields, row)}
+def normalized(override: Mapping[str, Any]) -> Override:
+  """The same with numbers of Python, as a config holds, not of np.arange."""
+  return {f: jax.tree.map(annotations.plain, v) for f, v in override.items()}
 
 
 def name(override: Mapping[str, Any], fields: Iterable[str] = ()) -> str:
@@ -51,7 +52,7 @@ def name(override: Mapping[str, Any], fields: Iterable[str] = ()) -> str:
     override: field -> value.
     fields: of all overrides of the sweep.
   """
-  override = plain(override, override.values())
+  override = normalized(override)
   last = collections.Counter(f.rpartition('.')[2] for f in {*fields, *override})
   parts, exact = [], True
   for field, value in override.items():

@@ -11,7 +11,7 @@ import ml_collections
 from flax_enn import build, kinds, run_folder
 from flax_enn import config as config_lib
 from flax_enn.config_files import load_config, load_module
-from flax_enn.sweep.overrides import Override, apply, name, plain
+from flax_enn.sweep.overrides import Override, apply, name, normalized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load_runs(path: str, workdir: epath.PathLike) -> list[Run]:
   overrides = [] if found is None else list(found)
   for o in (o for o in overrides if not isinstance(o, Mapping)):
     raise ValueError(f'sweep() of {path} has {o!r}; expected {{field: value}}')
-  overrides = [plain(o, o.values()) for o in overrides]
+  overrides = [normalized(o) for o in overrides]
   fields = {field for override in overrides for field in override}
   runs: dict[str, Run] = {}
   for override in overrides:

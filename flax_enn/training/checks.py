@@ -90,7 +90,7 @@ def _check_mesh(trainer: Trainer) -> None:
         f' {devices} devices has {config.batch_size // devices} examples of a'
         ' batch; set config.accumulation to a divisor of that'
     )
-  _, count = sharding.batch_shard(trainer.batch_sharding)
+  _, count = sharding.process_shard(trainer.batch_sharding)
   if config.batch_size % (2 * count):
     raise ValueError(
         f'batch_size {config.batch_size} is not divisible by 2 for each of'

@@ -83,7 +83,7 @@ class Trainer:
       spec = dataset.spec
     with build.located('config.mesh'):
       mesh = sharding.create_mesh(config.mesh, devices)
-      sharding.batch_shard(sharding.batch_sharding(mesh, rules))
+      sharding.process_shard(sharding.batch_sharding(mesh, rules))
     return cls(
         config=config,
         model=Model.from_config(config, spec),
