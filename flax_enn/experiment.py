@@ -17,6 +17,7 @@ from flax_enn import build
 from flax_enn.core import Batch, EpistemicNetwork
 from flax_enn.data import Dataset, Loader
 from flax_enn.data.in_memory import Pair, data_set_of
+from flax_enn.evaluation.evaluation import preprocess_of
 from flax_enn.evaluation.scorer import Scorer
 from flax_enn.likelihoods import Likelihood
 from flax_enn.loggers import Logger, TerminalLogger
@@ -195,9 +196,7 @@ class Experiment:
     return self.network.apply(variables, x, index).preds
 
   def _scorer(self, model: Model, data: Dataset) -> Scorer:
-    # What preprocessing learned, it learned from the training data.
-    alike = type(data) is type(self.dataset)
-    preprocess = (self.dataset if alike else data).preprocess
+    preprocess = preprocess_of(data, self.dataset, self.dataset.preprocess)
     return Scorer(
         model=dataclasses.replace(model, preprocess=preprocess),
         batch_size=min(len(self._loader.source(data, 'test')), 1000),

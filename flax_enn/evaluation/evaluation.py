@@ -20,7 +20,7 @@ import numpy as np
 
 from flax_enn import build, kinds, sharding
 from flax_enn.core import Batch, Variables
-from flax_enn.data import Dataset, DataSpec, Loader
+from flax_enn.data import Dataset, DataSpec, Loader, Preprocess
 from flax_enn.data.features import check_base
 from flax_enn.data_section import (
     create_dataset,
@@ -185,11 +185,8 @@ def create_evaluations(
       data = create_dataset(section, f'{path}.dataset')
       with build.located(f'{path}.dataset'):
         model.check_spec(data.spec, labels=needs_labels)
-      # Data of the same kind as in training are preprocessed as in training,
-      # with what was learned there.
-      if section['name'] != config.dataset.name:
-        with build.located(f'{path}.dataset'):
-          spec = dataclasses.replace(spec, preprocess=data.preprocess)
+        preprocess = preprocess_of(data, dataset, spec.preprocess)
+      spec = dataclasses.replace(spec, preprocess=preprocess)
       if not needs_labels:
         spec = dataclasses.replace(spec, likelihood=data.likelihood)
     with build.located(f'{path}.temperature'):
@@ -224,6 +221,20 @@ def create_evaluations(
       for name, entry in config.evals.items()
   )
   return [first, *(dataclasses.replace(e, own=first) for e in others)]
+
+
+def preprocess_of(
+    data: Dataset, training: Dataset, learned: Preprocess
+) -> Preprocess:
+  """The preprocessing of data that are evaluated.
+
+  Args:
+    data: that are evaluated.
+    training: what was trained on. Data of the same kind are preprocessed as
+      these were.
+    learned: how they were, with what was learned from them.
+  """
+  return learned if type(data) is type(training) else data.preprocess
 
 
 def _study(section: Any, model: Model, path: str) -> Study | None:
