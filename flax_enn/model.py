@@ -10,7 +10,6 @@ import json
 from typing import Any, Self
 
 from etils import epath
-from flax import linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -141,7 +140,7 @@ class Model:
     boxed = jax.eval_shape(
         lambda: init_variables(self.network, run_keys(0), self.dummy_input())
     )
-    return placed(boxed, mesh, rules)
+    return sharding.placed(boxed, mesh, rules)
 
   def apply(
       self, variables: Variables, x: Any, index: Any, **options: Any
@@ -194,17 +193,6 @@ def init_variables(
   index = network.indexer.sample(keys['index'], 1)[0]
   rngs = {'params': keys['params'], 'frozen': keys['frozen']}
   return network.init(rngs, x, index)
-
-
-def placed(boxed: Any, mesh: sharding.Mesh, rules: sharding.Rules) -> Any:
-  """Abstract values without their boxes, each with its sharding."""
-  return jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=where
-      ),
-      nn.unbox(boxed),
-      sharding.state_shardings(boxed, mesh, rules),
-  )
 
 
 def num_eval_indices(

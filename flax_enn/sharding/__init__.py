@@ -32,6 +32,7 @@ from flax_enn.sharding.mesh import (
 from flax_enn.sharding.placement import (
     MIN_WIDE_SIZE,
     batch_sharding,
+    placed,
     replicated,
     state_shardings,
 )
@@ -65,6 +66,7 @@ __all__ = [
     'create_rules',
     'make_global_batch',
     'on_any_device',
+    'placed',
     'process_shard',
     'replicated',
     'spec',

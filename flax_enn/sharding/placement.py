@@ -57,6 +57,17 @@ def state_shardings(
   )
 
 
+def placed(boxed: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+  """Abstract values without their boxes, each with its `state_shardings`."""
+  return jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=where
+      ),
+      nn.unbox(boxed),
+      state_shardings(boxed, mesh, rules),
+  )
+
+
 def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
   """The sharding of every leaf of a `Batch`."""
   return NamedSharding(mesh, spec('batch', rules=rules))

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 import functools
 import math
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flax_enn import build, sharding
+from flax_enn import backend, build, sharding
 from flax_enn.checkpoints import layout
 from flax_enn.metrics import collection
 from flax_enn.training.trainer import Trainer
@@ -189,7 +188,7 @@ def _check_memory(trainer: Trainer) -> None:
     path = _path(trainer, evaluation.name)
     indices[f'{path}.chunk'] = evaluation.scorer.mapped_at_once
   field, most = max(indices.items(), key=lambda item: item[1])
-  needed, has = sum(bytes_of.values()) + most * one, _memory(mesh)
+  needed, has = sum(bytes_of.values()) + most * one, backend.device_memory(mesh)
   if needed > has:
     largest = max(bytes_of, key=bytes_of.__getitem__)
     raise ValueError(
@@ -198,21 +197,6 @@ def _check_memory(trainer: Trainer) -> None:
         f' the state, whose largest array is {largest} ({bytes_of[largest]:,}'
         ' bytes). Make these smaller, or spread them (config.mesh)'
     )
-
-
-def _memory(mesh: jax.sharding.Mesh) -> float:
-  """Bytes that each device has; emulated ones share those of the machine."""
-  device = mesh.devices.flat[0]
-  if device.platform != 'cpu':
-    try:
-      return (device.memory_stats() or {}).get('bytes_limit', math.inf)
-    except Exception:  # a device that is only described, or another host's
-      return math.inf
-  try:
-    total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  except (AttributeError, ValueError, OSError):
-    return math.inf
-  return total / len(mesh.local_devices)
 
 
 def _check_objectives(trainer: Trainer, num_examples: int) -> None:

@@ -12,7 +12,7 @@ import optax
 
 from flax_enn import sharding
 from flax_enn.core import EpistemicNetwork
-from flax_enn.model import init_variables, placed, run_keys
+from flax_enn.model import init_variables, run_keys
 
 
 class TrainState(struct.PyTreeNode):
@@ -73,7 +73,7 @@ def abstract_state(
 ) -> TrainState:
   """The shapes, dtypes and shardings of a state, without computing anything."""
   boxed = jax.eval_shape(lambda: init_state(network, tx, 0, x))
-  return placed(boxed, mesh, rules)
+  return sharding.placed(boxed, mesh, rules)
 
 
 def create_train_state(
