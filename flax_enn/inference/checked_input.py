@@ -71,6 +71,22 @@ def targets(model: Model, y: Any, name: str) -> np.ndarray:
   return y.astype(target.dtype)
 
 
+def weights(log_weights: Any, n: int) -> np.ndarray:
+  """`[N]` log-weights of the indices as numpy; equal ones where None is given.
+
+  Raises:
+    ValueError: they are of another form, or no index has any weight.
+  """
+  found = np.zeros(n) if log_weights is None else log_weights
+  found = np.asarray(found, np.float32)
+  if found.shape != (n,) or not np.isfinite(found.max()):
+    raise ValueError(
+        f'log_weights are {log_weights}; expected one of each of the {n}'
+        ' indices, and one of them at least finite'
+    )
+  return found
+
+
 def check_indices(indices: Any, own: Any) -> None:
   """Raises a ValueError where indices are not of the form of others."""
   form = [(i.dtype, i.shape[1:]) for i in (indices, own)]

@@ -17,7 +17,6 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-import numpy as np
 
 from flax_enn import sharding
 from flax_enn.core import Index, Variables
@@ -89,13 +88,7 @@ class Predictor:
     """
     mesh = mesh or sharding.create_mesh({'data': -1})
     programs = Programs(model, mesh, rules, Functions(model, chunk))
-    weights = np.zeros(len(indices)) if log_weights is None else log_weights
-    weights = programs.put(np.asarray(weights, np.float32))
-    if weights.shape != (len(indices),) or not jnp.isfinite(weights.max()):
-      raise ValueError(
-          f'log_weights are {log_weights}; expected one of each of the'
-          f' {len(indices)} indices, and one of them at least finite'
-      )
+    weights = programs.put(checked_input.weights(log_weights, len(indices)))
     evidence = Evidence(indices, weights)
     return cls(programs, variables, indices, weights, evidence)
 
@@ -219,12 +212,9 @@ class Predictor:
       x: `[B, ...]` inputs.
       y: `[B]` labels, or `[B, dim]` targets.
     """
-    total = jnp.zeros(self.num_indices)
-    for piece in self.programs.pieces(checked_input.examples(self.model, x, y)):
-      total += self.programs.run(
-          Functions.log_likelihood,
-          *(self.variables, self.indices, *piece.arrays, piece.mask),
-      )
+    examples = checked_input.examples(self.model, x, y)
+    args = self.variables, self.indices
+    total = self.programs.sum_pieces(Functions.log_likelihood, args, examples)
     return float(log_mean(self.log_weights, total))
 
   def condition(self, x: Any, y: Any, *, refine: bool = True) -> Self:

@@ -92,6 +92,13 @@ class Programs:
       found.append(jax.tree.map(lambda a, r=rows: a.take(r, axis), result))
     return jax.tree.map(lambda *a: np.concatenate(a, axis), *found)
 
+  def sum_pieces(self, fn: Callable[..., Any], args: Any, x: Any) -> Any:
+    """The sum of `fn(functions, *args, *arrays, mask)` over `pieces` of x."""
+    return sum(
+        self.run(fn, *args, *piece.arrays, piece.mask)
+        for piece in self.pieces(x)
+    )
+
   def put(self, tree: Any) -> Any:
     """Numpy arrays, the same on every process, as replicated global arrays."""
     where = sharding.replicated(self.mesh)
