@@ -204,7 +204,7 @@ def get_config():
   return tiny.epinet(
       num_steps=16,
       dataset={
-          'name': 'tests.test_bad_input:Torn',
+          'name': 'tests.bad_input.test_bad_data:Torn',
           'n_train': 128,
           'n_test': 24,
       },
