@@ -48,7 +48,7 @@ LONG = [
     'test_resume', 'test_processes', 'test_deepmind', 'test_laws',
     'test_compilation_cache', 'test_testbed', 'test_sweep', 'test_evaluations',
     'test_run', 'test_bad_workdir', 'test_config_values', 'test_readme',
-    'test_resnet', 'test_config_names', 'test_step',
+    'test_resnet', 'test_config_names', 'test_step', 'test_step_accumulation',
     'test_golden_resnets', 'test_imagenet2012', 'test_examples', 'test_foreign',
     'test_torchvision', 'test_hosts', 'test_active_learning', 'test_networks',
     'test_checkpointer', 'test_with_prior', 'test_model', 'test_loader',
