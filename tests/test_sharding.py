@@ -1,11 +1,5 @@
-"""Meshes, and which leaf lies where on them."""
+"""Which leaf lies where on a mesh, and that nothing is done twice."""
 
-import dataclasses
-import functools
-import math
-from typing import Any
-
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,63 +12,16 @@ from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.ensemble import Ensemble
 from flax_enn.networks.epinet import Epinet
-from flax_enn.networks.layers import fan_in_init
-from flax_enn.networks.priors.ensemble_prior import EnsemblePrior
-from flax_enn.networks.with_prior import WithPrior
-from flax_enn.training import default_config
 from flax_enn.training.state import abstract_state, create_train_state
 from tests import tiny
-
-
-def mesh_of(data=1, index=1, fsdp=1):
-  return sharding.create_mesh({'data': data, 'index': index, 'fsdp': fsdp})
-
-
-@pytest.mark.parametrize(
-    ('sizes', 'expected'),
-    [
-        ({'data': 8, 'index': 1, 'fsdp': 1}, (8, 1, 1)),
-        ({'data': 2, 'index': 2, 'fsdp': 2}, (2, 2, 2)),
-        ({'data': -1, 'index': 1, 'fsdp': 1}, (8, 1, 1)),
-        ({'data': 2, 'index': -1, 'fsdp': 2}, (2, 2, 2)),
-        ({'data': 1, 'index': 1, 'fsdp': -1}, (1, 1, 8)),
-        ({'data': 8, 'index': -1, 'fsdp': 1}, (8, 1, 1)),
-        ({'data': -1, 'index': 4}, (2, 4, 1)),
-        ({'data': 8}, (8, 1, 1)),
-    ],
-    ids=str,
+from tests.small_states import (
+  Wide,
+  assert_trees_close,
+  ensemble,
+  mesh_of,
+  shards,
+  trained,
 )
-def test_mesh_has_its_sizes(sizes, expected):
-  mesh = sharding.create_mesh(sizes)
-  assert tuple(mesh.shape.items()) == tuple(
-      zip(('data', 'index', 'fsdp'), expected)
-  )
-  assert set(mesh.devices.flat) == set(jax.devices())
-
-
-def test_mesh_of_some_devices():
-  mesh = sharding.create_mesh({'data': -1, 'index': 2}, jax.devices()[:4])
-  assert mesh.devices.shape == (2, 2, 1)
-  assert set(mesh.devices.flat) == set(jax.devices()[:4])
-
-
-@pytest.mark.parametrize(
-    ('sizes', 'message'),
-    [
-        ({'data': 8, 'model': 1}, r'a mesh has no axis.*model'),
-        ({'data': 3}, r'the mesh .*does not multiply to the 8 devices'),
-        ({'data': 4, 'index': 4}, r'does not multiply .*set data to -1'),
-        ({'data': 4}, 'does not multiply to the 8 devices'),
-        ({'data': -1, 'index': 3}, 'does not multiply to the 8 devices'),
-        ({'data': -1, 'index': -1}, 'at most one is -1'),
-        ({'data': 0, 'index': -1}, 'sizes are positive'),
-        ({'data': -2, 'index': 1}, 'sizes are positive'),
-    ],
-    ids=str,
-)
-def test_mesh_of_bad_sizes_says_what_to_change(sizes, message):
-  with pytest.raises(ValueError, match=message):
-    sharding.create_mesh(sizes)
 
 
 def test_constrain_does_nothing_outside_a_mesh():
@@ -96,47 +43,8 @@ def test_constrain_lays_every_leaf_out(name, rows):
     assert shard == (rows, *leaf.shape[1:])
 
 
-WIDE = nn.with_logical_partitioning(fan_in_init, (None, 'wide'))
-
-
-class Wide(nn.Module):
-  """A base with boxed kernels: `even` divides by two and four, `odd` by none.
-
-  Attributes:
-    classes: number of outputs C.
-  """
-
-  classes: int = 3
-
-  @nn.compact
-  def __call__(self, x, *, train=False):
-    h = nn.Dense(8, kernel_init=WIDE, name='even')(x)
-    h = nn.BatchNorm(use_running_average=not train, name='norm')(h)
-    h = nn.Dense(7, kernel_init=WIDE, name='odd')(h)
-    logits = nn.Dense(self.classes, name='out')(h)
-    return logits, {'hidden': h}
-
-
-def shards(network, mesh, tx, rules=sharding.DEFAULT_RULES):
-  """Path of each leaf of the state -> its shape on one device, and in all."""
-  x = jnp.ones((1, 4))
-  state = abstract_state(network, tx, x, mesh, rules)
-  return {
-      jax.tree_util.keystr(path, simple=True, separator='/'): (
-          leaf.sharding.shard_shape(leaf.shape),
-          leaf.shape,
-      )
-      for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-  }
-
-
 def epinet():
   return Epinet(Wide(), ('hidden',), index_dim=2, hiddens=(5,))
-
-
-def ensemble(size):
-  """One with a prior for each member."""
-  return WithPrior(Ensemble(Wide(), size), {'members': EnsemblePrior(Wide())})
 
 
 def test_wide_kernels_lie_on_fsdp_and_the_rest_is_whole():
@@ -285,83 +193,6 @@ def test_law_no_idle_replicas():
   assert max(found) < 1.15 * min(found), found
 
 
-@dataclasses.dataclass(frozen=True)
-class FakeDevice:
-  id: int
-  process_index: int
-  slice_index: int = 0
-  platform: str = 'tpu'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FakeMesh:
-  shape: dict[str, int]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FakeSharding:
-  """That of a batch on a mesh whose devices belong to hosts."""
-
-  mesh: FakeMesh
-  devices: Any
-  spec: Any = (('data', 'fsdp'),)
-
-  def devices_indices_map(self, total):
-    rows = self.devices.shape[0] * self.devices.shape[2]
-    assert total == (rows,)
-    order = np.moveaxis(self.devices, 1, -1).reshape(rows, -1)
-    return {
-        device: (slice(row, row + 1),)
-        for row, of_row in enumerate(order)
-        for device in of_row
-    }
-
-
-def shards_of_hosts(shape, hosts, monkeypatch):
-  """What each process finds for a batch on a mesh of devices, in order."""
-  devices = [
-      FakeDevice(i, host) for i, host in enumerate(hosts)
-  ]
-  mesh = FakeMesh(dict(zip(sharding.AXES, shape)))
-  where = FakeSharding(mesh, np.reshape(devices, shape))
-  found = []
-  for host in sorted(set(hosts)):
-    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
-    found.append(sharding.process_shard(where))
-  return found
-
-
-@pytest.mark.parametrize(
-    'shape, hosts, parts',
-    [
-        ((8, 1, 1), 1, [(0, 1)]),
-        ((8, 1, 1), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
-        ((4, 2, 1), 2, [(0, 2), (1, 2)]),
-        ((2, 4, 1), 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # index over hosts
-        ((1, 8, 1), 4, [(0, 1)] * 4),
-        ((2, 1, 4), 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
-        ((4, 2, 2), 8, [(i // 2 * 2 // 2, 4) for i in range(8)]),
-    ],
-)
-def test_hosts_read_the_rows_of_their_devices(shape, hosts, parts, monkeypatch):
-  size = math.prod(shape)
-  owners = [i * hosts // size for i in range(size)]
-  assert shards_of_hosts(shape, owners, monkeypatch) == parts
-
-
-@pytest.mark.parametrize(
-    ('owners', 'says'),
-    [
-        ([0, 1, 0, 1], r'process 0 the parts \[0, 2\] of 4'),
-        ([0, 0, 0, 1], r'process 0 the parts \[0, 1, 2\] of 4'),
-    ],
-    ids=['apart', 'uneven'],
-)
-def test_hosts_that_share_no_even_part_are_refused(owners, says, monkeypatch):
-  with pytest.raises(ValueError, match=rf'{says} of a batch; each process'):
-    shards_of_hosts((4, 1, 1), owners, monkeypatch)
-
-
 def test_wide_kernels_and_their_moments_are_split_over_fsdp():
   net = MLP(hiddens=(sharding.MIN_WIDE_SIZE, 8), classes=4)
   network = Deterministic(net)
@@ -379,29 +210,6 @@ def test_wide_kernels_and_their_moments_are_split_over_fsdp():
     assert shard == (6, sharding.MIN_WIDE_SIZE // 4)
 
 
-def trained(network, sizes, tx, rules=sharding.DEFAULT_RULES):
-  """Parameters and statistics after a step on a mesh."""
-  x = np.asarray(jax.random.normal(jax.random.key(0), (8, 6)))
-  ones = np.ones(8, np.float32)
-  batch = Batch(x, np.arange(8) % 3, ones, np.arange(8, dtype=np.int32), ones)
-  devices = jax.devices()[: math.prod(sizes)]
-  mesh = sharding.create_mesh(dict(zip(sharding.AXES, sizes)), devices)
-  abstract = abstract_state(network, tx, x, mesh, rules)
-  state = create_train_state(network, tx, 0, x, abstract)
-  step = tiny.train_step(
-      network, tx, classes=3, num_examples=100, num_indices=4
-  )
-  where = sharding.batch_sharding(mesh, rules)
-  with sharding.use_mesh(mesh, rules):
-    state, _ = jax.jit(step)(state, sharding.make_global_batch(batch, where))
-  return jax.device_get((state.params, state.collections))
-
-
-def assert_trees_close(found, expected):
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-  jax.tree.map(close, found, expected)
-
-
 @pytest.mark.parametrize('sizes', [(1, 1, 8), (2, 2, 2)])
 def test_split_kernels_train_as_whole_ones(sizes):
   network = Deterministic(MLP(hiddens=(sharding.MIN_WIDE_SIZE,), classes=3))
@@ -409,130 +217,6 @@ def test_split_kernels_train_as_whole_ones(sizes):
       trained(network, of, optax.adam(0.1)) for of in (sizes, (1, 1, 1))
   )
   assert_trees_close(found, expected)
-
-
-# Rules.
-
-
-def rules_of(**changes):
-  return sharding.create_rules({**sharding.DEFAULT_RULES, **changes})
-
-
-def test_the_config_holds_the_default_rules():
-  assert sharding.create_rules(default_config().sharding) == (
-      sharding.DEFAULT_RULES
-  )
-
-
-def test_rules_are_axes_or_one_or_none():
-  rules = rules_of(wide='data', member=None, base_batch=['data', 'fsdp'])
-  assert rules['wide'] == ('data',)
-  assert rules['member'] == ()
-  assert rules['base_batch'] == ('data', 'fsdp')
-
-
-@pytest.mark.parametrize(
-    ('changes', 'says'),
-    [
-        ({'batch': ('dta', 'fsdp')}, r"'batch' names the mesh axes \['dta'\]"),
-        ({'layers': 'model'}, r"'layers' names the mesh axes \['model'\]"),
-        ({'batch': ('data', 'index')}, "'index' must be that of index"),
-        ({'index': 'fsdp'}, "'index' must be that of index"),
-    ],
-    ids=['unknown', 'own', 'shared', 'index elsewhere'],
-)
-def test_rules_know_the_axes(changes, says):
-  with pytest.raises(ValueError, match=says):
-    rules_of(**changes)
-
-
-def test_rules_name_all_that_the_library_asks_for():
-  table = {k: v for k, v in sharding.DEFAULT_RULES.items() if k != 'wide'}
-  with pytest.raises(ValueError, match=r"no rule for \['wide'\]"):
-    sharding.create_rules(table)
-
-
-@pytest.mark.parametrize(
-    ('changes', 'shard'),
-    [
-        ({}, (4, 8)),  # a name that no rule knows is replicated
-        ({'inputs': None}, (4, 8)),
-        ({'inputs': 'index'}, (2, 8)),
-        ({'inputs': ('data', 'index')}, (1, 8)),
-        ({'inputs': 'data', 'outputs': 'fsdp'}, (2, 4)),
-    ],
-    ids=str,
-)
-def test_layers_may_have_names_of_their_own(changes, shard):
-  named = nn.with_logical_partitioning(fan_in_init, ('inputs', 'outputs'))
-
-  class Named(nn.Module):
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-      del train
-      return nn.Dense(8, kernel_init=named, name='out')(x), {}
-
-  network = Deterministic(Named())
-  found = shards(network, mesh_of(2, 2, 2), optax.sgd(1.0), rules_of(**changes))
-  assert found['params/base/out/kernel'] == (shard, (4, 8))
-
-
-def test_members_lie_where_their_rule_says():
-  network = Ensemble(Wide(), size=4)
-  path = 'params/member/out/kernel'
-  for axes, size in [('index', 2), ('data', 1), (('data', 'index'), None)]:
-    rules = rules_of(member=axes)
-    shard, whole = shards(network, mesh_of(4, 2), optax.sgd(1.0), rules)[path]
-    assert whole[0] == 4
-    assert shard[0] == (size or 4)  # 8 devices do not divide 4 members
-
-
-def test_rules_hold_where_their_mesh_is_used():
-  mesh, x = mesh_of(2, 2, 2), jnp.ones((16, 2))
-
-  def rows():
-    placed = jax.jit(lambda x: sharding.constrain(x, 'base_batch'))(x)
-    return placed.sharding.shard_shape(x.shape)[0]
-
-  with sharding.use_mesh(mesh):
-    assert rows() == 2
-    with sharding.use_mesh(mesh, rules_of(base_batch='data')):
-      assert rows() == 8
-    assert rows() == 2
-    assert sharding.spec('batch', 'nobody knows', None) == (
-        jax.sharding.PartitionSpec(('data', 'fsdp'), None, None)
-    )
-  assert sharding.spec('wide', rules=rules_of(wide=None)) == (
-      jax.sharding.PartitionSpec(None)
-  )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'changes',
-    [
-        {'batch': 'data', 'base_batch': 'data'},
-        {'member': None, 'wide': ('data', 'fsdp')},
-    ],
-    ids=str,
-)
-def test_other_rules_train_to_the_same(changes):
-  # Adam would divide rounding by rounding where a norm makes a gradient 0.
-  network, tx = ensemble(4), optax.sgd(0.1)
-  found = trained(network, (2, 2, 2), tx, rules_of(**changes))
-  assert_trees_close(found, trained(network, (1, 1, 1), tx))
-
-
-def test_a_batch_is_split_as_its_rule_says():
-  mesh = mesh_of(2, 2, 2)
-  cases = [('data', 4), ('fsdp', 4), (('data', 'fsdp'), 2), (None, 8)]
-  for axes, rows in cases:
-    where = sharding.batch_sharding(mesh, rules_of(batch=axes))
-    batch = sharding.make_global_batch({'x': np.arange(8.0)}, where)
-    assert batch['x'].addressable_shards[0].data.shape == (rows,)
-    np.testing.assert_array_equal(batch['x'], np.arange(8.0))
-    assert sharding.process_shard(where) == (0, 1)  # of one process
 
 
 @pytest.mark.parametrize(('n', 'shard'), [(8, 2), (6, 6), (1, 1)])
@@ -544,83 +228,3 @@ def test_indices_are_split_where_their_axis_divides_them(n, shard):
   for leaf in jax.tree.leaves(placed):
     assert leaf.sharding.shard_shape(leaf.shape)[0] == shard
   assert sharding.constrain_index(indices) is indices  # outside of a mesh
-
-
-def pod(slices, hosts, chips=4):
-  """Devices of slices of a pod, numbered across hosts as on a real one."""
-  return [
-      FakeDevice(id=chip * hosts * slices + host, process_index=host,
-                 slice_index=host // (hosts // slices))
-      for chip in range(chips)
-      for host in range(hosts)
-  ]  # fmt: skip
-
-
-def arranged(sizes, devices, monkeypatch):
-  """The devices in the order of the mesh, which real ones must make."""
-  monkeypatch.setattr(sharding.mesh, 'Mesh', lambda array, *_, **__: array)
-  return sharding.create_mesh(sizes, devices)
-
-
-@pytest.mark.parametrize(
-    'sizes',
-    [
-        {'data': -1},
-        {'data': -1, 'index': 2},
-        {'data': -1, 'index': 8},
-        {'data': -1, 'fsdp': 8},
-        {'data': 2, 'index': 4, 'fsdp': -1},
-    ],
-)
-def test_a_host_holds_neighbouring_rows(sizes, monkeypatch):
-  mesh = arranged({'index': 1, 'fsdp': 1, **sizes}, pod(2, 8), monkeypatch)
-  # [data, fsdp, index]: all of a row's devices together.
-  rows = np.moveaxis(mesh, 1, -1).reshape(-1, mesh.shape[1])
-  for host in range(8):
-    own = [
-        i for i, row in enumerate(rows)
-        if any(device.process_index == host for device in row)
-    ]  # fmt: skip
-    assert own == list(range(own[0], own[-1] + 1))
-    assert own[0] % len(own) == 0
-
-
-def test_the_data_axis_goes_across_slices(monkeypatch):
-  mesh = arranged({'data': -1, 'index': 2}, pod(2, 4), monkeypatch)
-  assert mesh.shape == (8, 2, 1)
-  slices = [{device.slice_index for device in row.flat} for row in mesh]
-  assert slices == [{0}] * 4 + [{1}] * 4
-  with pytest.raises(ValueError, match=r'data is 1, which the 2 slices'):
-    sharding.create_mesh({'index': 16}, pod(2, 4))
-
-
-@pytest.mark.parametrize('device', [None, 0, 5])
-def test_what_one_device_alone_has_found(device):
-  """Also one of two that should hold the same rows."""
-  mesh = mesh_of(data=4, index=2)
-  where = sharding.batch_sharding(mesh)
-  parts = [
-      jax.device_put(np.full(2, d.id == device), d)
-      for d in mesh.devices.flat
-  ]
-  found = jax.make_array_from_single_device_arrays((8,), where, parts)
-  with sharding.use_mesh(mesh):
-    told = jax.jit(sharding.on_any_device)(found)
-  assert [bool(s.data) for s in told.addressable_shards] == [
-      device is not None
-  ] * 8
-
-
-def test_what_is_found_without_a_mesh():
-  for found in ([False, True], [False, False]):
-    assert bool(sharding.on_any_device(jnp.array(found))) == any(found)
-
-
-def test_an_axis_without_a_rule_is_said_once(caplog):
-  for _ in range(3):
-    assert sharding.spec('batch', 'my_own') == sharding.spec('batch', None)
-  said = [r for r in caplog.records if "'my_own'" in r.getMessage()]
-  assert len(said) == 1 and 'replicated' in said[0].getMessage()
-  rules = sharding.create_rules({**sharding.DEFAULT_RULES, 'meant': None})
-  sharding.spec('meant', rules=rules)
-  assert not [r for r in caplog.records if "'meant'" in r.getMessage()]

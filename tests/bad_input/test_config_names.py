@@ -1,6 +1,5 @@
 """Names in a config that nobody knows, and those that are missing."""
 
-
 import pytest
 
 from tests import tiny
