@@ -11,7 +11,7 @@ from flax_enn import waiting
 T = TypeVar('T')
 
 
-class Unbroken(Iterator[T]):
+class BatchesThenBlanks(Iterator[T]):
   """Batches, and after an error blank ones without end.
 
   One host cannot stop alone: the others are in a step for which its part of the

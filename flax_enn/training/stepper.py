@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.core import Batch
-from flax_enn.data import Unbroken
+from flax_enn.data import BatchesThenBlanks
 from flax_enn.throttle import Throttle
 from flax_enn.training.state import TrainState
 
@@ -51,7 +51,7 @@ class Stepper(Protocol):
 class SingleStepper:
   """A step per call, on batches that come one by one."""
 
-  def __init__(self, train_step: TrainStep, batches: Unbroken[Batch]):
+  def __init__(self, train_step: TrainStep, batches: BatchesThenBlanks[Batch]):
     """Takes the compiled step, and global batches on the devices."""
     self._train_step, self._batches = train_step, batches
     self._throttle = Throttle()

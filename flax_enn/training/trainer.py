@@ -127,14 +127,14 @@ class Trainer:
 
   def placed_batches(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None
-  ) -> data.Unbroken[Batch]:
+  ) -> data.BatchesThenBlanks[Batch]:
     """As global batches on the devices, ahead of their use; without end."""
     put = functools.partial(
         sharding.make_global_batch, where=self.batch_sharding
     )
     placed = data.prefetch(self.train_batches(start, skipped), put)
     blank = functools.partial(data.blank_batch, self.abstract_batch())
-    return data.Unbroken(placed, blank)
+    return data.BatchesThenBlanks(placed, blank)
 
   def stepper(
       self, start: int = 0, skipped: MutableMapping[int, str] | None = None

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_enn.data import ArraySource, Dataset, Unbroken, prefetch
+from flax_enn.data import ArraySource, BatchesThenBlanks, Dataset, prefetch
 from flax_enn.data.fake import Fake
 from flax_enn.likelihoods import Categorical
 from tests import slow
@@ -380,12 +380,12 @@ def test_blank_batches_after_an_error():
     yield from range(good)
     raise OSError('torn')
 
-  batches = Unbroken(torn(2), lambda: 'blank')
+  batches = BatchesThenBlanks(torn(2), lambda: 'blank')
   assert [next(batches) for _ in range(2)] == [0, 1] and batches.error is None
   assert [next(batches) for _ in range(2)] == ['blank'] * 2
   assert str(batches.error) == 'torn'
   with pytest.raises(OSError, match='torn'):
-    next(Unbroken(torn(0), lambda: 'blank'))
+    next(BatchesThenBlanks(torn(0), lambda: 'blank'))
 
 
 def test_prefetch_gives_what_came_before_an_error():
