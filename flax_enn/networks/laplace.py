@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn import sharding
+from flax_enn import sharding, step_batch
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
@@ -29,13 +29,14 @@ class Laplace(nn.Module):
   """`base(x) + dW(z)' (phi(x), 1)`, `dW ~ N(0, (H + prior_precision I)^-1)`.
 
   phi are the features that the base's own last layer reads, and H is the sum
-  over the training examples of `(phi phi') ⊗ L`, L the curvature of the loss in
-  the outputs: `diag(p) - p p'` of classes with probabilities p (the fit is at
-  temperature 1, whatever that of the likelihood is), or `I / noise_std^2`. A
-  pass over the data with `train=True` adds it up in the collection `curvature`;
-  the output is then that of the base, which is `base`. So a run of one epoch on
-  a frozen base is the fit: with `num_steps` as many as that takes and no more,
-  since a second epoch adds all of it again.
+  over the training examples of `(phi phi') ⊗ L`, times their weights, L the
+  curvature of the loss in the outputs: `diag(p) - p p'` of classes with
+  probabilities p (the fit is at temperature 1, whatever that of the likelihood
+  is), or `I / noise_std^2`. Steps of training add it up in the collection
+  `curvature`, at the output of the base, which is `base`, and scale it from the
+  examples seen to those in the training split. So a run of one epoch on a
+  frozen base is the fit; more epochs give the same H, and a part of one
+  estimates it. (By `apply` alone, with `train=True`, H is what was added.)
 
   Use: uncertainty for a network that is trained already, without training.
   Cost: one more index is a draw of F·C weights and their product; no
@@ -55,8 +56,8 @@ class Laplace(nn.Module):
     prior_precision: of each weight.
     noise_std: of the targets of a regression; None for classes.
     rank: of the form `low_rank`.
-    decay: of what earlier batches have brought; below 1 where the base is
-      still training.
+    decay: of what earlier batches have brought, and of their number; below 1
+      where the base is still training.
   """
 
   base: nn.Module
@@ -92,19 +93,29 @@ class Laplace(nn.Module):
     add, posterior = _FORMS[self.form]
     sketch = [self._sketch(*shape)] if self.form == 'low_rank' else []
     # The sums do not depend on the index: over every device, as the base.
-    spread = sharding.constrain((phi, logits), 'base_batch')
-    features, outputs = jax.lax.stop_gradient(spread)
-    found = add(features, self._curvature(outputs), *sketch)
+    rows = step_batch.examples(len(phi), 'Laplace')
+    spread = (phi, logits, rows.weight, rows.mask)
+    features, outputs, weight, mask = jax.lax.stop_gradient(
+        sharding.constrain(spread, 'base_batch')
+    )
+    found = add(features, self._curvature(outputs), weight, *sketch)
+    found = {**found, 'seen': mask.sum()}
     sums = self.variable(
         'curvature', 'sums', jax.tree.map, jnp.zeros_like, found
     )
+    total = self.variable('curvature', 'num_examples', jnp.zeros, ())
     if train:
       if not self.is_initializing():
         sums.value = jax.tree.map(
             lambda old, new: self.decay * old + new, sums.value, found
         )
+        n = rows.num_examples
+        seen = sums.value['seen']
+        total.value = seen if n is None else jnp.asarray(n, seen.dtype)
       return Output(logits, base=logits)
-    weights = posterior(sums.value, self.prior_precision, *sketch)
+    scale = total.value / jnp.maximum(sums.value['seen'], 1)
+    whole = jax.tree.map(lambda each: scale * each, sums.value)
+    weights = posterior(whole, self.prior_precision, *sketch)
     noise = draw(index, 0, lambda key: jax.random.normal(key, shape))
     return Output(logits + phi @ weights(noise), base=logits)
 
@@ -130,8 +141,11 @@ class Laplace(nn.Module):
     return self.variable('frozen', 'sketch', init).value
 
 
-def _add_full(phi: jax.Array, curvature: jax.Array) -> Sums:
-  return {'full': jnp.einsum('bf,bcd,bg->fcgd', phi, curvature, phi)}
+def _add_full(
+    phi: jax.Array, curvature: jax.Array, weight: jax.Array
+) -> Sums:
+  weighted = weight[:, None] * phi
+  return {'full': jnp.einsum('bf,bcd,bg->fcgd', weighted, curvature, phi)}
 
 
 def _draw_full(sums: Sums, precision: float) -> Draw:
@@ -149,8 +163,10 @@ def _draw_full(sums: Sums, precision: float) -> Draw:
   return weights
 
 
-def _add_diagonal(phi: jax.Array, curvature: jax.Array) -> Sums:
-  each = jnp.diagonal(curvature, axis1=1, axis2=2)
+def _add_diagonal(
+    phi: jax.Array, curvature: jax.Array, weight: jax.Array
+) -> Sums:
+  each = weight[:, None] * jnp.diagonal(curvature, axis1=1, axis2=2)
   return {'diagonal': jnp.square(phi).T @ each}
 
 
@@ -159,26 +175,29 @@ def _draw_diagonal(sums: Sums, precision: float) -> Draw:
   return lambda noise: scale * noise
 
 
-def _add_kronecker(phi: jax.Array, curvature: jax.Array) -> Sums:
+def _add_kronecker(
+    phi: jax.Array, curvature: jax.Array, weight: jax.Array
+) -> Sums:
   return {
-      'features': phi.T @ phi,
-      'outputs': curvature.sum(0),
-      'count': jnp.float32(len(phi)),
+      'features': (weight[:, None] * phi).T @ phi,
+      'outputs': jnp.tensordot(weight, curvature, 1),
+      'weight': weight.sum(),
   }
 
 
 def _draw_kronecker(sums: Sums, precision: float) -> Draw:
   a, left = jnp.linalg.eigh(sums['features'])
-  g, right = jnp.linalg.eigh(sums['outputs'] / jnp.maximum(sums['count'], 1))
+  total = jnp.maximum(sums['weight'], jnp.finfo(a.dtype).tiny)
+  g, right = jnp.linalg.eigh(sums['outputs'] / total)
   values = jnp.maximum(a, 0)[:, None] * jnp.maximum(g, 0)
   scale = jax.lax.rsqrt(values + precision)
   return lambda noise: left @ (scale * noise) @ right.T
 
 
 def _add_low_rank(
-    phi: jax.Array, curvature: jax.Array, sketch: jax.Array
+    phi: jax.Array, curvature: jax.Array, weight: jax.Array, sketch: jax.Array
 ) -> Sums:
-  projected = jnp.einsum('bf,fcr->bcr', phi, sketch)
+  projected = jnp.einsum('b,bf,fcr->bcr', weight, phi, sketch)
   return {'sketch': jnp.einsum('bf,bcd,bdr->fcr', phi, curvature, projected)}
 
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn import sharding
+from flax_enn import sharding, step_batch
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
@@ -89,7 +89,8 @@ class Sngp(nn.Module):
     sums = self.variable('precision', 'sum', jnp.zeros, (size, size))
     if train:
       if not self.is_initializing():
-        fixed = jax.lax.stop_gradient(spread)
+        mask = step_batch.examples(len(spread), 'Sngp').mask
+        fixed = jax.lax.stop_gradient(spread) * mask[:, None]
         sums.value = self.decay * sums.value + fixed.T @ fixed
       return Output(mean, base=mean)
     precision = sums.value + self.ridge * jnp.eye(size)

@@ -13,6 +13,7 @@ from flax_enn.core import BLANK, Batch, EpistemicNetwork, Index, Variables
 from flax_enn.likelihoods import Likelihood
 from flax_enn.losses import Context, Objective
 from flax_enn.sampling import over_index
+from flax_enn.step_batch import training_on
 from flax_enn.training import accumulation as accumulation_lib
 from flax_enn.training.state import TrainState
 
@@ -131,7 +132,8 @@ def total_loss(
           continue
         second = jax.random.fold_in(own, 2)
         at = indices if choose is None else choose(network.indexer, second)
-        found, updated = _forward(network, variables, x.x, at, own)
+        with training_on(x, context.num_examples):
+          found, updated = _forward(network, variables, x.x, at, own)
         outputs[choose] = at, found
         if inputs is None:  # statistics are of the data
           statistics = updated
