@@ -20,6 +20,7 @@ from flax_enn.losses.prior_match import PriorMatch
 from flax_enn.losses.reconstruction import Reconstruction
 from flax_enn.losses.target_noise import TargetNoise
 from flax_enn.losses.two_hot_xent import TwoHotXent
+from flax_enn.losses.vbll_bound import VbllBound
 from flax_enn.losses.xent import Xent
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     'Reconstruction',
     'TargetNoise',
     'TwoHotXent',
+    'VbllBound',
     'Xent',
 ]

@@ -17,6 +17,7 @@ from flax_enn.networks.ensemble import Ensemble
 class Rescaled(nn.Module):
   """`scale · net((x - mean) / std, z)`, the prior of `net` scaled alike.
 
+  So are its base, and with the square an `extra['variance']` of the outputs.
   (What belongs to the data, such as the mean of a training set, may as well be
   a preprocessing of theirs.)
 
@@ -73,7 +74,11 @@ class Rescaled(nn.Module):
           f' one for each of {out.train.shape[1]} outputs'
       )
     parts = {'train': out.train, 'prior': out.prior, 'base': out.base}
-    return out.replace(**jax.tree.map(lambda part: part * scale, parts))
+    extra = dict(out.extra)
+    if 'variance' in extra:
+      extra['variance'] *= jnp.square(scale)
+    scaled = jax.tree.map(lambda part: part * scale, parts)
+    return out.replace(**scaled, extra=extra)
 
   def _centred(self, x: jax.Array) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):

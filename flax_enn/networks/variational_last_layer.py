@@ -22,10 +22,11 @@ class VariationalLastLayer(nn.Module):
 
   Every weight and bias of the last layer is Gaussian by itself. The index is a
   PRNG key, from which the noise is drawn. At the mean weights the output is
-  `base`. What a loss needs of it: `params['mean']` and `params['rho']`, two
-  trees of `kernel` and `bias`, and at each index the same tree of weights,
-  `extra['generated']`; the objectives `nll` and `diagonal_kl` (or `mixture_kl`)
-  are an ELBO.
+  `base`, and its variance over the index is `extra['variance']`. What a loss
+  of weights needs: `params['mean']` and `params['rho']`, two trees of `kernel`
+  and `bias`, and at each index the same tree of weights, `extra['generated']`.
+  Trained by the losses `vbll_bound`, in closed form, and `diagonal_kl`; or by
+  `nll` and either this or `mixture_kl`, an ELBO whose expectation is sampled.
 
   Use: uncertainty of the last layer that is trained with the features, at the
     price of a plain network.
@@ -34,7 +35,7 @@ class VariationalLastLayer(nn.Module):
   Config: dict(name='variational_last_layer', features=('hidden_1',),
     base=dict(name='mlp', hiddens=(50, 50)))
   Source: Harrison et al., arXiv:2404.11599, section 3, with a diagonal
-    posterior and a sampled expectation.
+    posterior.
 
   Attributes:
     base: a backbone, `(x, *, train) -> (logits, features)`, whose logits are
@@ -73,15 +74,19 @@ class VariationalLastLayer(nn.Module):
     rhos = self.param(
         'rho', lambda _: {k: jnp.full(v, rho) for k, v in shapes.items()}
     )
+    scales = {k: nn.softplus(rhos[k]) for k in shapes}
+    squares = {k: jnp.square(scales[k]) for k in shapes}
+    variance = jnp.square(phi) @ squares['kernel'] + squares['bias']
     noise = {
         name: draw(index, i, lambda key, s=shape: jax.random.normal(key, s))
         for i, (name, shape) in enumerate(shapes.items())
     }
     mean = phi @ means['kernel'] + means['bias']
-    difference = {k: nn.softplus(rhos[k]) * noise[k] for k in shapes}
+    difference = {k: scales[k] * noise[k] for k in shapes}
     out = mean + phi @ difference['kernel'] + difference['bias']
     generated = {k: means[k] + difference[k] for k in shapes}
-    return Output(out, base=mean, extra={'generated': generated})
+    extra = {'generated': generated, 'variance': variance}
+    return Output(out, base=mean, extra=extra)
 
   def _init_mean(self, key: jax.Array, shapes: Any) -> Any:
     kernel = fan_in_init(key, shapes['kernel'])
