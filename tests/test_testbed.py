@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flax_enn import testbed
+from flax_enn.testbed import base
 from tests import slow
 from tests.test_layering import ROOT
 
@@ -55,6 +56,83 @@ QUICK = {
     'average_class_probs': None,
     'prior_only': None,
 }
+# As published: the fields of the configs in neural_testbed/agents/factories, at
+# commit f2090d1 of google-deepmind/neural_testbed; keyword -> value.
+DEFAULTS = {
+    'mlp': {  # baselines.py, MLPConfig
+        'hiddens': (50, 50), 'l2_weight_decay': 1.0,
+        'adaptive_weight_scale': True, 'num_steps': 1000, 'seed': 0,
+    },
+    'logistic_regression': {  # baselines.py, LogisticRegressionConfig
+        'l2_weight_decay': 1.0, 'adaptive_weight_scale': True,
+        'num_steps': 1000, 'seed': 0,
+    },
+    'ensemble': {  # ensemble.py, VanillaEnsembleConfig
+        'size': 100, 'hiddens': (50, 50), 'l2_weight_decay': 1.0,
+        'adaptive_weight_scale': True, 'num_steps': 1000, 'seed': 0,
+    },
+    'ensemble_plus': {  # ensemble_plus.py, EnsembleConfig
+        'size': 100, 'hiddens': (50, 50), 'prior_scale': 3.0,
+        'l2_weight_decay': 1.0, 'adaptive_weight_scale': True,
+        'distribution': 'none', 'num_steps': 1000, 'seed': 0,
+    },
+    'epinet': {  # epinet.py, EpinetConfig
+        'index_dim': 8, 'hiddens': (50, 50), 'epinet_hiddens': (15, 15),
+        'prior_hiddens': (5, 5), 'prior_scale': 0.3,
+        'matched_prior_scale': 0.0, 'l2_weight_decay': 0.2,
+        'distribution': 'none', 'num_steps': 1000, 'seed': 0,
+    },
+    'hypermodel': {  # hypermodel.py, HypermodelConfig
+        'index_dim': 6, 'hiddens': (50, 50), 'prior_hiddens': (10,),
+        'prior_scale': 1.0, 'scale_kernels': False, 'l2_weight_decay': 1.0,
+        'adaptive_weight_scale': True, 'distribution': 'none',
+        'num_indices': 16, 'learning_rate': 1e-3, 'num_steps': 2000, 'seed': 0,
+    },
+    'bbb': {  # bbb.py, BBBConfig
+        'hiddens': (50, 50), 'sigma_1': 1.0, 'sigma_2': 0.75,
+        'mixture_scale': 1.0, 'kl_method': 'analytical',
+        'adaptive_scale': True, 'output_scale': False, 'num_indices': 8,
+        'learning_rate': 3e-3, 'num_steps': 1000, 'seed': 0,
+    },
+    'dropout': {  # dropout.py, McDropoutConfig
+        'hiddens': (100, 100), 'rate': 0.1, 'dropout_input': False,
+        'length_scale': 1.0, 'regularization_tau': 1.0,
+        'exclude_bias_l2': False, 'adaptive_weight_scale': True,
+        'learning_rate': 1e-3, 'num_steps': 1000, 'seed': 0,
+    },
+    'sgmcmc': {  # sgmcmc.py, SGMCMCConfig; its num_hidden is of both layers
+        'hiddens': (50, 50), 'learning_rate': 1e-4, 'prior_variance': 0.1,
+        'adaptive_prior_variance': False, 'alg_temperature': 1.0,
+        'momentum_decay': 0.9, 'num_steps': 500_000, 'burn_in': 100_000,
+        'save_every': 1000, 'seed': 0,
+    },
+    'uniform_class_probs': {}, 'average_class_probs': {}, 'prior_only': {},
+}  # fmt: skip
+
+
+def test_defaults_are_those_published():
+  for name in testbed.__all__:
+    parameters = inspect.signature(getattr(testbed, name)).parameters
+    found = {k: p.default for k, p in parameters.items()}
+    assert found == DEFAULTS[name], name
+  # VanillaEnnConfig in agents/enn_agent.py, for those without a rate above.
+  trained = inspect.signature(base.trained_agent).parameters
+  assert trained['learning_rate'].default == 1e-3
+
+
+@pytest.mark.slow
+def test_sgmcmc_keeps_the_state_that_burn_in_ends_with():
+  """But never the start: sgmcmc.py, sgd_agent. Both keep that of step 2."""
+  data, prior, _ = a_problem()
+  keys, found = jax.random.split(jax.random.key(0), 5), []
+  for options in ({'burn_in': 2, 'save_every': 3}, {'burn_in': 0}):
+    options = {'hiddens': (), 'num_steps': 3, 'save_every': 2, **options}
+    sampler = testbed.sgmcmc(**options)(data, prior)
+    found.append(jax.vmap(sampler, (None, 0))(jnp.asarray(data.x), keys))
+  np.testing.assert_array_equal(*found)
+  assert (found[0] == found[0][:1]).all()
+
+
 # One function whatever the key.
 POINTS = [
     'mlp', 'logistic_regression', 'uniform_class_probs', 'average_class_probs',
@@ -133,6 +211,7 @@ def test_refuses_labels_that_are_none(y, found):
     [
         lambda: testbed.bbb(kl_method='exact'),
         lambda: testbed.sgmcmc(num_steps=10, burn_in=10),
+        lambda: testbed.sgmcmc(num_steps=10, burn_in=0, save_every=11),
     ],
 )
 def test_refuses_options(make):

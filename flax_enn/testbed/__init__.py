@@ -8,7 +8,10 @@
 `PriorKnowledge`: `input_dim`, `num_train`, `num_classes`, `temperature` … Only
 their attributes are read: neural_testbed itself is not needed. Osband et al.,
 "The Neural Testbed", arXiv:2110.04629; hyper-parameters are the defaults of
-`neural_testbed/agents/factories`.
+`neural_testbed/agents/factories`. What is not offered is as by default there:
+no number of steps by the ratio of data to dimensions (`batch_strategy`), priors
+over sqrt(temperature) (`temp_scale_prior`), as many indices in a step as
+members (`override_index_samples`), no preconditioner.
 """
 
 from flax_enn.testbed.baselines import (

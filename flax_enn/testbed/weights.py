@@ -159,15 +159,15 @@ def sgmcmc(
     alg_temperature: of the noise, over the examples.
     momentum_decay: how much of the momentum is kept.
     num_steps: of the path.
-    burn_in: steps before the first state that is kept.
+    burn_in: steps to the first state that is kept; of 0, save_every.
     save_every: steps from one kept state to the next.
     seed: of everything.
   """
-  if not 0 <= burn_in < num_steps or save_every < 1:
+  if not 0 <= burn_in < num_steps or not 1 <= save_every <= num_steps:
     raise ValueError(
         f'burn_in is {burn_in}, num_steps {num_steps} and save_every'
-        f' {save_every}; expected a burn_in below num_steps and save_every of'
-        ' at least 1'
+        f' {save_every}; expected a burn_in below num_steps, and save_every'
+        ' from 1 to that'
     )
 
   def agent(data: Data, prior: Prior) -> Sampler:
@@ -187,7 +187,7 @@ def sgmcmc(
     objectives = decayed(prior, 1 / variance, adaptive=True)
     path = experiment(network, objectives, data, prior, seed, tx=tx)
     path.train(burn_in)
-    kept = []
+    kept = [path.state.params] if burn_in else []
     while path.step + save_every <= num_steps:
       path.train(save_every)
       kept.append(path.state.params)
