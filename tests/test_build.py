@@ -82,6 +82,14 @@ CASES = {
         },
         WithPrior(PLAIN, {'x': MLPPrior(hiddens=(5,))}),
     ),
+    'priors around priors': (
+        {
+            'name': 'with_prior',
+            'network': EPINET,
+            'priors': {'y': EPINET['priors']['x']},
+        },
+        WithPrior(PLAIN, {n: MLPPrior(hiddens=(5,)) for n in 'xy'}),
+    ),
     'frozen': (
         {'name': 'deterministic', 'base': {**MLP_CONFIG, 'frozen': True}},
         Deterministic(base=Frozen(net=BASE)),
@@ -222,8 +230,20 @@ def test_what_is_of_another_kind_is_refused(name, kind, says, known):
             kinds.NETWORK,
             'config.section.base.priors is set, but MLP is not an epistemic',
         ),
+        (
+            {
+                'name': 'with_prior',
+                'network': EPINET,
+                'priors': EPINET['priors'],
+            },
+            kinds.NETWORK,
+            "config.section: `priors` of WithPrior and of the network in it",
+        ),
     ],
-    ids=['loss', 'likelihood', 'priors', 'frozen', 'priors of a base'],
+    ids=[
+        'loss', 'likelihood', 'priors', 'frozen', 'priors of a base',
+        'priors of one name',
+    ],
 )
 def test_errors_begin_with_the_path(config, kind, says):
   with pytest.raises(ValueError) as raised:

@@ -68,8 +68,6 @@ def test_a_network_stays_as_it_is_beside_a_prior(name):
   """Its variables, their paths and draws, and its outputs: bit for bit."""
   network, x, _ = example(name)
   wrapped = WithPrior(network, {'beside': Line()})
-  if isinstance(network, WithPrior):  # one more, which is not one outside of it
-    wrapped = network.clone(priors={**network.priors, 'beside': Line()})
   assert wrapped.indexer == network.indexer
   index = network.indexer.sample(jax.random.key(1), 1)[0]
   alone = jax.jit(network.init)(RNGS, x, index)
@@ -212,6 +210,28 @@ def test_priors_are_added_by_name():
   twins = WithPrior(NET, {'a': net, 'b': net}).init(RNGS, X, Z)['frozen']
   kernels = [twins[f'prior_{n}']['params']['kernel_0'] for n in 'ab']
   assert (kernels[0] != kernels[1]).any()
+
+
+def test_priors_around_priors_are_those_of_one():
+  a, b = MLPPrior((5,)), ScaledPrior(Line(), 2.0)
+  nested = WithPrior(WithPrior(WithPrior(NET, {'b': b}), {}), {'a': a})
+  flat = WithPrior(NET, {'a': a, 'b': b})
+  assert nested == flat and nested.indexer == NET.indexer
+  assert_trees_equal = functools.partial(
+      jax.tree.map, np.testing.assert_array_equal
+  )
+  variables = flat.init(RNGS, X, Z)
+  assert_trees_equal(nested.init(RNGS, X, Z), variables)
+  assert_trees_equal(
+      nested.apply(variables, X, Z), flat.apply(variables, X, Z)
+  )
+
+
+def test_priors_around_priors_need_other_names():
+  inner = WithPrior(NET, {'a': Line(), 'b': Line()})
+  says = r"both named \['a'\], expected names of their own; rename one"
+  with pytest.raises(ValueError, match=says):
+    WithPrior(inner, {'a': MLPPrior((5,)), 'c': Line()})
 
 
 def test_a_basis_is_linear_in_the_index():

@@ -35,7 +35,8 @@ class WithPrior(nn.Module):
 
   The variables of `network` keep the paths that they have without its priors;
   those of a prior lie in `frozen/prior_NAME`. A config needs no section for it:
-  `priors` in any network's own section is enough.
+  `priors` in any network's own section is enough. The priors of a `network`
+  that is a `WithPrior` join those of this one, as if they were named here.
 
   Use: random functions beside any network, which keep functions apart where
     there are no data.
@@ -48,10 +49,24 @@ class WithPrior(nn.Module):
   Attributes:
     network: any epistemic network.
     priors: by name, modules or `ScaledPrior`s.
+
+  Raises:
+    ValueError: `network` is a `WithPrior` that has a prior of the same name.
   """
 
   network: nn.Module
   priors: Mapping[str, Any]
+
+  def __post_init__(self):
+    if isinstance(inner := self.network, WithPrior):
+      if both := sorted({*self.priors} & {*inner.priors}):
+        raise ValueError(
+            f'`priors` of WithPrior and of the network in it are both named'
+            f' {both}, expected names of their own; rename one of each'
+        )
+      self.priors = {**inner.priors, **self.priors}
+      self.network = inner.network
+    super().__post_init__()
 
   @property
   def indexer(self) -> Indexer:
