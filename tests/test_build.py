@@ -253,7 +253,10 @@ def test_errors_begin_with_the_path(config, kind, says):
 
 @pytest.mark.parametrize(
     'value',
-    [Categorical(9), Gaussian(2, None), Gaussian(1, 0.5), TwoHot(-1.0, 1.0, 7)],
+    [
+        Categorical(9), Gaussian(2, None), Gaussian(1, 0.5),
+        TwoHot(-1.0, 1.0, 7), TwoHot(atoms=(-1.0, 0.0, 2.5)),
+    ],
     ids=str,
 )
 def test_what_is_described_is_built_again(value):

@@ -354,6 +354,7 @@ def test_likelihoods_survive_the_manifest():
       {'name': 'categorical', 'classes': 3, 'temperature': 2.0},
       {'name': 'gaussian', 'dim': 2, 'scale': 0.5},
       {'name': 'two_hot', 'low': -1.0, 'high': 2.0, 'atoms': 3},
+      {'name': 'two_hot', 'atoms': (-1.0, 0.0, 2.0)},
   ):
     made = build.build(section, kinds.LIKELIHOOD, 'likelihood')
     found = json.loads(json.dumps(feature_shards.describe_likelihood(made)))

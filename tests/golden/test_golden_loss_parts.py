@@ -32,9 +32,10 @@ def context(likelihood=None, num_examples=1):
 def test_golden_two_hot():
   case = cases.load_case('losses/transform_to_2hot')
   atoms = case['in::atoms']
-  likelihood = TwoHot(float(atoms[0]), float(atoms[-1]), len(atoms))
-  found = likelihood.two_hot(case['in::target'][:, None])
-  cases.assert_close(found, case['ret::probs'])
+  spaced = TwoHot(float(atoms[0]), float(atoms[-1]), len(atoms))
+  for likelihood in (spaced, TwoHot(atoms=atoms)):
+    found = likelihood.two_hot(case['in::target'][:, None])
+    cases.assert_close(found, case['ret::probs'])
 
 
 def test_golden_densities_of_weights():

@@ -14,6 +14,7 @@ from flax_enn.likelihoods import Categorical, Gaussian, TwoHot
 B = 7
 TWO_HOT = TwoHot(-1.0, 2.0, 6)
 SHIFTED = TwoHot(-1.0, 2.0, 6, shift=True)
+UNEVEN = TwoHot(atoms=(-1.0, -0.8, 0.1, 0.2, 1.0, 2.0))
 
 # Each with outputs [B, C] and targets of it.
 _RNG = np.random.default_rng(0)
@@ -43,6 +44,11 @@ CASES = {
         2 * _RNG.normal(size=(B, 6)),
         _RNG.uniform(-1, 2, size=(B, 1)),
     ),
+    'uneven': (
+        UNEVEN,
+        2 * _RNG.normal(size=(B, 6)),
+        _RNG.uniform(-1, 2, size=(B, 1)),
+    ),
     'shifted': (
         SHIFTED,
         np.append(2 * _RNG.normal(size=(B, 6)), np.full((B, 1), 0.5), 1),
@@ -63,17 +69,24 @@ def reference(name):
       std = np.exp(outputs[:, 2:] / 2)
     return scipy.stats.norm.logpdf(y, mean, std).sum(-1)
   shift = outputs[:, 6:].sum(-1)
-  return np.log(histogram(outputs[:, :6], y[:, 0] - shift))
+  return np.log(histogram(likelihood, outputs[:, :6], y[:, 0] - shift))
 
 
-def histogram(outputs, y):
-  """The density of `TWO_HOT` at y `[B]`, hat by hat."""
-  probs, atoms = scipy.special.softmax(outputs, -1), np.linspace(-1, 2, 6)
-  width, density = atoms[1] - atoms[0], 0.0
-  for k, atom in enumerate(atoms):
-    area = width / 2 if k in (0, 5) else width
-    hat = np.maximum(0, 1 - np.abs(y - atom) / width)
-    density += probs[:, k] * hat / area
+def histogram(likelihood, outputs, y):
+  """The density of y `[B]`, hat by hat.
+
+  One that is not at an end has the mass b / (a + b) over the distance a to the
+  atom before it and a / (a + b) over b to the next, so that its mean is a b / 3
+  - b a / 3 away from its own atom.
+  """
+  probs, atoms = scipy.special.softmax(outputs, -1), likelihood.places
+  density = 0.0
+  for k, hat in enumerate(np.eye(len(atoms))):
+    before, after = np.diff(atoms[max(k - 1, 0) : k + 2])[[0, -1]]
+    mass = np.where(y < atoms[k], after, before) / (before + after)
+    width = np.where(y < atoms[k], before, after)
+    mass = 1 if k in (0, len(atoms) - 1) else mass
+    density += probs[:, k] * np.interp(y, atoms, hat) * 2 * mass / width
   return density
 
 
@@ -116,16 +129,19 @@ def test_axes_in_front_are_indices(name):
     )
 
 
-def test_two_hot_is_a_density_with_the_moments_it_says():
+@pytest.mark.parametrize('name', ['two-hot', 'uneven'])
+def test_two_hot_is_a_density_with_the_moments_it_says(name):
   """By the trapezoidal rule, which is exact between two atoms."""
-  _, outputs, _ = CASES['two-hot']
-  grid = np.linspace(-1, 2, 3001)
+  likelihood, outputs, _ = CASES[name]
+  # (At an atom the two halves of a hat may have unequal heights.)
+  atoms, rest = likelihood.places[1:-1], np.linspace(-1, 2, 3001)
+  grid = np.unique(np.append(rest, [atoms - 1e-6, atoms + 1e-6]))
 
   def log_prob(y):
-    return TWO_HOT.log_prob(jnp.asarray(outputs), jnp.full((B, 1), y))
+    return likelihood.log_prob(jnp.asarray(outputs), jnp.full((B, 1), y))
 
   density = np.exp(jax.vmap(log_prob)(grid))
-  mean, variance = (v[:, 0] for v in TWO_HOT.moments(jnp.asarray(outputs)))
+  mean, variance = (v[:, 0] for v in likelihood.moments(jnp.asarray(outputs)))
   total = np.trapezoid(density, grid, axis=0)
   np.testing.assert_allclose(total, 1, rtol=1e-4)
   centre = np.trapezoid(density * grid[:, None], grid, axis=0)
@@ -133,6 +149,38 @@ def test_two_hot_is_a_density_with_the_moments_it_says():
   squares = np.square(grid[:, None] - centre)
   spread = np.trapezoid(density * squares, grid, axis=0)
   np.testing.assert_allclose(variance, spread, rtol=1e-4)
+
+
+def test_atoms_at_equal_distances_may_be_written_out():
+  _, outputs, y = CASES['two-hot']
+  same = TwoHot(atoms=np.linspace(-1.0, 2.0, 6))
+  assert same.outputs == 6 and same.target == TWO_HOT.target
+  for method in ('log_prob', 'moments'):
+    given = (outputs, y) if method == 'log_prob' else (outputs,)
+    np.testing.assert_array_equal(
+        getattr(same, method)(*map(jnp.asarray, given)),
+        getattr(TWO_HOT, method)(*map(jnp.asarray, given)),
+    )
+
+
+def test_two_hot_targets_of_uneven_atoms():
+  """The weight of an atom is linear between it and each of its neighbours."""
+  atoms = UNEVEN.places
+  y = np.append(np.linspace(-1.5, 2.5, 41), atoms)
+  weights = UNEVEN.two_hot(y[:, None])
+  hats = [np.interp(y, atoms, hat) for hat in np.eye(6)]
+  np.testing.assert_allclose(weights, np.stack(hats, -1), atol=1e-6)
+  np.testing.assert_allclose(weights @ atoms, y.clip(-1, 2), atol=1e-6)
+
+
+def test_the_mean_of_an_inner_atom_is_that_atom():
+  sure = jnp.where(jnp.eye(6) > 0, 200.0, 0.0)
+  mean, variance = UNEVEN.moments(sure)
+  np.testing.assert_allclose(mean[1:-1, 0], UNEVEN.places[1:-1], rtol=1e-5)
+  gaps = np.diff(UNEVEN.places)
+  np.testing.assert_allclose(
+      variance[1:-1, 0], gaps[:-1] * gaps[1:] / 6, rtol=1e-4
+  )
 
 
 def test_two_hot_at_its_atoms():
@@ -195,6 +243,9 @@ def test_which_targets_are_refused():
   bad, expected = TWO_HOT.check_targets(np.array([[-1.0], [2.0], [2.1], [-2]]))
   assert bad.tolist() == [False, False, True, True]
   assert 'between -1.0 and 2.0' in expected
+  bad, expected = UNEVEN.check_targets(np.float32([[-1], [2], [2.1], [-2]]))
+  assert bad.tolist() == [False, False, True, True]
+  assert 'between -1.0 and 2.0' in expected
   bad, expected = Categorical(3).check_targets(np.array([0, 2, 3, -1]))
   assert bad.tolist() == [False, False, True, True]
   assert expected == 'labels are 0 to 2'
@@ -222,6 +273,15 @@ def test_temperature_is_that_of_logits():
         (lambda: Gaussian(1, scale=-1.0), r'scale is -1\.0.*None to learn'),
         (lambda: TwoHot(1.0, 1.0, 5), r'low must\s+be below high'),
         (lambda: TwoHot(0.0, 1.0, 1), 'at least 2 atoms'),
+        (lambda: TwoHot(), r'are \[\].*at least 2 finite numbers'),
+        (lambda: TwoHot(0.0, 1.0), 'low is 0.0.*list.*leave low and high out'),
+        (lambda: TwoHot(atoms=3), 'low is None.*low must be below high'),
+        (lambda: TwoHot(high=1.0, atoms=(0, 1)), 'leave low and high out'),
+        (lambda: TwoHot(atoms=(1.0,)), r'are \[1\.0\].*at least 2'),
+        (lambda: TwoHot(atoms=(0.0, 2.0, 1.0)), 'above the one before'),
+        (lambda: TwoHot(atoms=(0.0, 1.0, 1.0 + 1e-9)), 'above the one before'),
+        (lambda: TwoHot(atoms=(0.0, float('inf'))), 'finite numbers'),
+        (lambda: TwoHot(atoms=(0.0, float('nan'))), 'finite numbers'),
     ],
 )
 def test_wrong_fields(make, message):

@@ -337,6 +337,14 @@ def test_two_hot_xent_spreads_a_number_over_its_neighbours():
   out = Output(jnp.asarray(train))
   found = score(losses.TwoHotXent(), out, None, atoms, y=y)
   np.testing.assert_allclose(found, -(q * log_p).sum(-1), rtol=1e-5)
+  # The weights are of the two atoms beside it where distances are unequal too.
+  uneven = TwoHot(atoms=(0.0, 1.0, 2.8, 3.0))
+  q = np.array([
+      [1, 0, 0, 0], [0.75, 0.25, 0, 0], [0, 0, 0, 1], [0, 0, 0.5, 0.5],
+      [0, 0, 0, 1], [1, 0, 0, 0],
+  ])  # fmt: skip
+  unequal = score(losses.TwoHotXent(), out, None, uneven, y=y)
+  np.testing.assert_allclose(unequal, -(q * log_p).sum(-1), rtol=1e-5)
   # A shift of the atoms is one of the number, and is not trained.
   shifted = TwoHot(0.0, 3.0, 4, shift=True)
   moved = Output(jnp.concatenate([train, jnp.full((B, 1), 0.5)], -1))
