@@ -163,9 +163,32 @@ def test_half_of_the_outputs_are_variances():
   close(without_variance[1], jnp.ones((5, 2)))
 
 
+def test_log_variances_may_be_extra():
+  """The same head, beside outputs that are all of them means."""
+  network = INDEX_MLP.clone(classes=2, extra_log_var=True)
+  z = INDEX_MLP.indexer.sample(KEY, 1)[0]
+  variables = jax.jit(INDEX_MLP.init)(RNGS, X, z)
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      jax.jit(network.init)(RNGS, X, z),
+      variables,
+  )
+  out = jax.jit(network.apply)(variables, X, z)
+  both = jax.jit(INDEX_MLP.apply)(variables, X, z)
+  assert both.extra == {} and {*out.extra} == {'log_var'}
+  close(jnp.concatenate([out.train, out.extra['log_var']], -1), both.train)
+  half = network.clone(dtype='bfloat16')
+  extra = jax.eval_shape(half.apply, variables, X, z).extra
+  assert extra['log_var'].dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        (
+            {'extra_log_var': True, 'variance_hidden': None},
+            '`extra_log_var` and no head of variances; set `variance_hidden`',
+        ),
         ({'classes': 3}, r'IndexMLP has 3 `classes` and a head of variances'),
         ({'hiddens': ()}, 'IndexMLP has no hidden layer'),
         ({'index_dim': 4}, r'got an index of shape \(3,\), expected \(4,\)'),

@@ -23,8 +23,8 @@ class DistillVariance:
   the target, and get no gradient. For the objective's fields see `DistillMean`.
 
   For classes the network must put `log_var` `[B, C]` into its `extra`: s of
-  each class, a trained output beside the logits. No network here does so by
-  itself; write one that has such an output, or leave the loss out.
+  each class, a trained output beside the logits. `IndexMLP` does so with
+  `variance_hidden` and `extra_log_var=True`.
 
   >>> both = jnp.array([[[1.0, 1.0]], [[-1.0, 1.0]]])  # means, log-variances
   >>> many = Output(jnp.broadcast_to(both, (2, 4, 2)))
@@ -68,8 +68,9 @@ class DistillVariance:
       raise ValueError(
           'DistillVariance found no log-variance: the likelihood is'
           f' {likelihood} and the extra outputs are {sorted(mean.extra)}; emit'
-          ' extra["log_var"] [B, C], take the likelihood gaussian with'
-          ' scale=None, or leave this objective out'
+          ' extra["log_var"] [B, C], as index_mlp with extra_log_var=True does,'
+          ' take the likelihood gaussian with scale=None, or leave this'
+          ' objective out'
       )
     variance = jnp.maximum(likelihood.moments(drawn)[0].var(0), self.least)
     ratio = variance * jnp.exp(-log_var)

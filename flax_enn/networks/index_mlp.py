@@ -19,7 +19,9 @@ class IndexMLP(nn.Module):
   With `variance_hidden` the network has a second head, of log-variances, for
   the likelihood `gaussian` with `scale=None`: half of the `classes` are means,
   the others log-variances. It reads what enters the last hidden layer, beside a
-  projection of the input. A prior is for the means alone where its scale is 0
+  projection of the input. With `extra_log_var` its `[B, C]` are
+  `extra['log_var']` instead, as in enn: what `DistillVariance` trains, also
+  that of classes. A prior is for the means alone where its scale is 0
   for the other outputs; one that is linear in the index leaves out the constant
   entry of z with `EnsemblePrior(..., skip=1)`.
 
@@ -35,6 +37,8 @@ class IndexMLP(nn.Module):
     index_dim: D of the index, with its constant entry.
     variance_hidden: width of the layers of the second head; None for no such
       head.
+    extra_log_var: whether the second head gives a log-variance for each of the
+      `classes`, in `extra['log_var']`, and all outputs are means or logits.
     dtype: of the computation; parameters are float32.
   """
 
@@ -42,6 +46,7 @@ class IndexMLP(nn.Module):
   classes: int
   index_dim: int
   variance_hidden: int | None = None
+  extra_log_var: bool = False
   dtype: Dtype = None
 
   @property
@@ -56,7 +61,8 @@ class IndexMLP(nn.Module):
 
     Raises:
       ValueError: the index has another shape, there is no hidden layer, or
-        `classes` is odd where half of the outputs are variances.
+        `classes` is odd where half of the outputs are variances, or there is
+        no `variance_hidden` where they are extra.
     """
     del train
     check_index(index, (self.index_dim,), 'IndexMLP (index_dim)')
@@ -71,7 +77,12 @@ class IndexMLP(nn.Module):
       before = h
       h = nn.relu(IndexDense(size, self.dtype, name=f'layer_{i}')(h, index))
     means = self.classes
-    if self.variance_hidden is not None:
+    if self.extra_log_var and self.variance_hidden is None:
+      raise ValueError(
+          'IndexMLP has `extra_log_var` and no head of variances; set'
+          ' `variance_hidden` to the width of its layers'
+      )
+    if self.variance_hidden is not None and not self.extra_log_var:
       means, odd = divmod(self.classes, 2)
       if odd:
         raise ValueError(
@@ -81,15 +92,21 @@ class IndexMLP(nn.Module):
             ' to None'
         )
     out = self._dense(means, 'mean')(h)
+    extra = {}
     if self.variance_hidden is not None:
-      log_variance = self._variance(inputs, before, means)
-      out = jnp.concatenate([out, log_variance], axis=-1)
-    return Output(sharding.constrain(promote_to_float32(out), 'batch'))
+      log_var = self._variance(inputs, before, means)
+      if self.extra_log_var:
+        log_var = sharding.constrain(promote_to_float32(log_var), 'batch')
+        extra = {'log_var': log_var}
+      else:
+        out = jnp.concatenate([out, log_var], axis=-1)
+    out = sharding.constrain(promote_to_float32(out), 'batch')
+    return Output(out, extra=extra)
 
   def _variance(
       self, inputs: jax.Array, before: jax.Array, means: int
   ) -> jax.Array:
-    """The log-variances `[B, C / 2]`."""
+    """The log-variances `[B, means]`."""
     width = self.variance_hidden or 0
     projected = nn.relu(self._dense(width, 'variance_inputs')(inputs))
     h = jnp.concatenate([before, projected], axis=-1)

@@ -472,6 +472,6 @@ def test_distillation_of_the_variance_of_classes_is_of_each_by_itself():
 
 def test_distillation_of_a_variance_that_is_not_learned_is_refused():
   outputs = pair(np.zeros((1, B, C)), np.zeros((3, B, C)))
-  message = r'found no log-variance.*\["log_var"\].*scale=None'
+  message = r'no log-variance.*\["log_var"\].*index_mlp.*scale=None'
   with pytest.raises(ValueError, match=message):
     score(losses.DistillVariance(), outputs, None, Gaussian(C))

@@ -179,7 +179,11 @@ def of_generated(out: Output) -> dict[str, Any]:
 
 
 def index_mlp(case: Case) -> Converted:
-  """`IndexMLPEnn`, and `IndexMLPWithGpPrior`."""
+  """`IndexMLPEnn`, and `IndexMLPWithGpPrior`.
+
+  The first with log-variances in `extra`, as enn has them, the second with
+  those among the outputs, which its prior leaves alone.
+  """
   module, inputs = 'concat_index_mlp', case['in::x'].shape[-1]
 
   def convert(params: Params) -> Any:
@@ -193,11 +197,13 @@ def index_mlp(case: Case) -> Converted:
       for name, layer in params.items()
       if name.startswith('layer_')
   ]
+  extra = not case.hidden_tags()
   network = IndexMLP(
       hidden,
-      classes=2 * means,
+      classes=means if extra else 2 * means,
       index_dim=dim,
       variance_hidden=len(params['variance_inputs']['bias']),
+      extra_log_var=extra,
   )
   variables = {'params': params}
   if case.hidden_tags():
@@ -209,7 +215,7 @@ def index_mlp(case: Case) -> Converted:
 
   def recorded(out: Output) -> dict[str, Any]:
     parts = of_output(out)
-    log_variance = parts['train'][:, means:]
+    log_variance = out.extra.get('log_var', parts['train'][:, means:])
     parts = {name: part[:, :means] for name, part in parts.items()}
     return parts | {'extra::log_var': log_variance}
 
