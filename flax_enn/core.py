@@ -78,7 +78,7 @@ class Indexer(Protocol):
 
   @property
   def size(self) -> int | None:
-    """K where the index is one of K one-hot vectors, else None."""
+    """K where the index is one of K one-hot vectors or numbers, else None."""
     ...
 
   @property

@@ -55,11 +55,11 @@ class Bootstrap(Noise):
 
     Raises:
       ValueError: the index is Gaussian and the distribution is not defined for
-        it, or the index is neither Gaussian, one-hot nor a key.
+        it, or the index is none of those of `Noise`.
     """
     if self.distribution == 'none':
       return batch
-    u = indexer.standardize(index)
+    u = self.standardized(index, indexer)
     if u is None:
       keys = self.pair_keys(batch, index, indexer)
       weights = jax.vmap(_DRAWS[self.distribution])(keys)

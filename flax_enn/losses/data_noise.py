@@ -45,7 +45,10 @@ class Noise:
   def pair_keys(
       self, batch: Batch, index: Index, indexer: Indexer
   ) -> jax.Array:
-    """`[B]` keys, one per pair of example and ensemble member or PRNG index."""
+    """`[B]` keys, one per pair of example and ensemble member or PRNG index.
+
+    A member is a one-hot index `[K]`, or its number `[]`.
+    """
     if jnp.issubdtype(index.dtype, jax.dtypes.prng_key):
       key = jax.random.fold_in(index, self.seed)
       return jax.vmap(jax.random.fold_in, (None, 0))(key, self._ids(batch))
@@ -55,7 +58,30 @@ class Noise:
           f' indices, but the index is that of {indexer}; leave this noise out'
           ' or choose another network'
       )
+    if jnp.issubdtype(index.dtype, jnp.integer) and not index.shape:
+      return fold_in(self.example_keys(batch), index)
+    if index.shape != (indexer.size,):
+      raise ValueError(
+          f'{type(self).__name__} found an index {index.dtype}'
+          f'{list(index.shape)} of {indexer}, whose size is {indexer.size}; it'
+          f' is one-hot [{indexer.size}], or the integer number of a member []'
+      )
     return fold_in(self.example_keys(batch), jnp.argmax(index))
+
+  def standardized(self, index: Index, indexer: Indexer) -> jax.Array | None:
+    """A Gaussian index `[D]` scaled to E|u|^2 = 1; None for other indices.
+
+    Raises:
+      ValueError: the indexer gives another shape than that.
+    """
+    u = indexer.standardize(index)
+    if u is not None and (jnp.ndim(u) != 1 or not jnp.size(u)):
+      raise ValueError(
+          f'{type(self).__name__} projects a vector [D], but `standardize` of'
+          f' {indexer} gives {list(jnp.shape(u))}; return the numbers of a'
+          ' Gaussian index as a vector, or None where it is not Gaussian'
+      )
+    return u
 
   def _ids(self, batch: Batch) -> jax.Array:
     """`[B]` integer numbers of the examples, checked."""

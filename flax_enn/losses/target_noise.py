@@ -48,7 +48,7 @@ class TargetNoise(Noise):
           ' targets [B, C]: leave it out where labels are classes'
       )
     outputs = y.shape[1:]
-    u = indexer.standardize(index)
+    u = self.standardized(index, indexer)
     if u is None:
       keys = self.pair_keys(batch, index, indexer)
       return batch.replace(y=y + self.std * normal(keys, outputs))

@@ -249,6 +249,49 @@ def test_indexers_from_outside_get_noise(outside, known, to_known):
     assert 0.5 < np.std(y) < 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Numbered(TwoOfThem):
+  """An indexer from outside: the number of a member, as in enn."""
+
+  size: int = 4
+
+  def sample(self, key, n):
+    return jax.random.randint(key, (n,), 0, self.size)
+
+
+@pytest.mark.parametrize('noise', [losses.Bootstrap(), losses.TargetNoise(1.0)])
+def test_the_number_of_a_member_is_its_one_hot_index(noise):
+  batch, known = make_batch(np.arange(9)), indexers.EnsembleIndexer(4)
+  for number in range(4):
+    found = noise(batch, jnp.int32(number), Numbered())
+    expected = noise(batch, jax.nn.one_hot(number, 4), known)
+    np.testing.assert_array_equal(found.weight, expected.weight)
+    np.testing.assert_array_equal(found.y, expected.y)
+
+
+@pytest.mark.parametrize('noise', [losses.Bootstrap(), losses.TargetNoise(1.0)])
+@pytest.mark.parametrize('index', [jnp.ones(()), jnp.eye(4), jnp.ones(5)])
+def test_another_index_of_a_finite_indexer_is_refused(noise, index):
+  says = rf'{type(noise).__name__} found an index .*Numbered.*one-hot \[4\]'
+  with pytest.raises(ValueError, match=says):
+    noise(make_batch(np.arange(3)), index, Numbered())
+
+
+class OfRank(Shifted):
+  """An indexer from outside, whose `standardize` keeps any shape."""
+
+  def standardize(self, index):
+    return index
+
+
+@pytest.mark.parametrize('noise', [losses.Bootstrap(), losses.TargetNoise(1.0)])
+@pytest.mark.parametrize('shape', [(), (4, 4), (0,)])
+def test_a_standardized_index_that_is_not_a_vector_is_refused(noise, shape):
+  says = rf'{type(noise).__name__} projects a vector .*OfRank.*gives'
+  with pytest.raises(ValueError, match=says):
+    noise(make_batch(np.arange(4)), jnp.ones(shape), OfRank())
+
+
 def test_noise_refuses_ids_that_are_not_integers():
   noise = losses.Bootstrap()
   with pytest.raises(ValueError, match=r'batch\.id float32'):
