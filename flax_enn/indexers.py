@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
+from flax_enn.field_checks import check_positive
 
 
 class _Independent:
@@ -47,6 +48,9 @@ class GaussianIndexer(_Continuous):
 
   dim: int
 
+  def __post_init__(self):
+    check_positive(self, 'dim')
+
   def draw(self, key: jax.Array) -> Index:
     return jax.random.normal(key, (self.dim,))
 
@@ -65,6 +69,9 @@ class ScaledGaussianIndexer(_Continuous):
   dim: int
   scale: float = 1.0
 
+  def __post_init__(self):
+    check_positive(self, 'dim', 'scale')
+
   def draw(self, key: jax.Array) -> Index:
     return self.scale / jnp.sqrt(self.dim) * jax.random.normal(key, (self.dim,))
 
@@ -81,6 +88,13 @@ class GaussianWithUnitIndexer(_Continuous):
   """z = (1, u), u ~ N(0, I / (D - 1)), `[D]`: an index with a bias entry."""
 
   dim: int
+
+  def __post_init__(self):
+    if self.dim < 2:  # u would be empty, and all indices equal
+      raise ValueError(
+          f'the `dim` of GaussianWithUnitIndexer is {self.dim}, with its'
+          ' constant entry; set it to at least 2'
+      )
 
   def draw(self, key: jax.Array) -> Index:
     u = jax.random.normal(key, (self.dim - 1,)) / jnp.sqrt(self.dim - 1)
@@ -103,6 +117,7 @@ class DirichletIndexer(_Continuous):
   def __post_init__(self):
     # A tuple, so that the indexer hashes whatever it was given.
     object.__setattr__(self, 'alpha', tuple(self.alpha))
+    check_positive(self, 'alpha')
 
   def draw(self, key: jax.Array) -> Index:
     return jax.random.dirichlet(key, jnp.asarray(self.alpha, jnp.float32))
@@ -124,6 +139,9 @@ class EnsembleIndexer(_Independent):
   """
 
   size: int
+
+  def __post_init__(self):
+    check_positive(self, 'size')
 
   def draw(self, key: jax.Array) -> Index:
     return jax.nn.one_hot(jax.random.randint(key, (), 0, self.size), self.size)

@@ -153,6 +153,22 @@ def test_ensemble_order_is_uniform():
   np.testing.assert_allclose(counts / len(orders), p, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ('make', 'says'),
+    [
+        (lambda: indexers.GaussianIndexer(0), '`dim` of .* is 0; set'),
+        (lambda: indexers.ScaledGaussianIndexer(0), '`dim` of .* is 0; set'),
+        (lambda: indexers.ScaledGaussianIndexer(2, np.nan), '`scale` of .*nan'),
+        (lambda: indexers.GaussianWithUnitIndexer(1), '`dim` of .* at least 2'),
+        (lambda: indexers.DirichletIndexer((1, 0)), '`alpha` of .*1, 0'),
+        (lambda: indexers.EnsembleIndexer(0), '`size` of .* is 0; set'),
+    ],
+)
+def test_numbers_that_are_of_no_law_are_refused(make, says):
+  with pytest.raises(ValueError, match=says):
+    make()
+
+
 @pytest.mark.parametrize('name', sorted(set(INDEXERS) - {'prng'}))
 def test_mean_index_is_the_mean_of_the_law(name):
   indexer = INDEXERS[name]

@@ -18,9 +18,9 @@ FLOORS = (
     {
         'agreement', 'annotations', 'backend', 'checkpoint_flags',
         'command_line', 'compilation_cache', 'coordinator', 'core',
-        'distributed', 'indexers', 'lock_file', 'loggers', 'metric_writers',
-        'nnx_bridge', 'partial_evaluation', 'run_folder', 'skipped',
-        'step_batch', 'storage', 'switches', 'throttle', 'waiting',
+        'distributed', 'field_checks', 'indexers', 'lock_file', 'loggers',
+        'metric_writers', 'nnx_bridge', 'partial_evaluation', 'run_folder',
+        'skipped', 'step_batch', 'storage', 'switches', 'throttle', 'waiting',
         'workdir_lock',
     },
     {'sampling', 'sharding', 'likelihoods'},

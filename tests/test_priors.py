@@ -255,6 +255,12 @@ def test_perceptrons_see_pooled_images():
   )
 
 
+@pytest.mark.parametrize('skip', [2, 3])
+def test_an_ensemble_prior_has_a_copy_at_least(skip):
+  with pytest.raises(ValueError, match=f'is {skip}, but the index has 2 entr'):
+    EnsemblePrior(MLP((), 3), skip).init(jax.random.key(0), jnp.ones((1, 4)), 2)
+
+
 def test_an_ensemble_prior_is_a_random_copy_for_each_entry_of_the_index():
   x = images(4, 6)
   member = MLP((7,), 5)

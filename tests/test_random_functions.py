@@ -182,6 +182,15 @@ def test_log_variances_may_be_extra():
   assert extra['log_var'].dtype == jnp.float32
 
 
+def test_a_range_of_gammas_may_be_a_list():
+  x, key = jnp.ones((2, 3)), jax.random.key(0)
+  one, other = (
+      GPPrior(2, 4, gamma=kind([0.5, 2.0])).init_with_output(key, x)[0][0]
+      for kind in (tuple, list)
+  )
+  np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -191,6 +200,7 @@ def test_log_variances_may_be_extra():
         ),
         ({'classes': 3}, r'IndexMLP has 3 `classes` and a head of variances'),
         ({'hiddens': ()}, 'IndexMLP has no hidden layer'),
+        ({'index_dim': 1}, '`index_dim` of IndexMLP is 1.* at least 2'),
         ({'index_dim': 4}, r'got an index of shape \(3,\), expected \(4,\)'),
     ],
 )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flax_enn.core import Batch, EpistemicNetwork, Index, Output, Variables
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.likelihoods import Gaussian
 from flax_enn.losses import LatentKL, Objective, Reconstruction
@@ -41,6 +42,10 @@ class MLPVAE(nn.Module):
   latent_dim: int = 2
   activation: str = 'tanh'
   bernoulli: bool = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'inputs', 'hiddens', 'latent_dim')
 
   @property
   def indexer(self) -> GaussianIndexer:

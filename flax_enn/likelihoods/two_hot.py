@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,15 @@ class TwoHot(Likelihood):
             f'low is {low}, high is {high} and atoms the list {self.atoms};'
             ' leave low and high out, or set atoms to a number of atoms'
         )
-    elif low is None or high is None or not low < high or self.atoms < 2:
+    elif (
+        low is None
+        or high is None
+        or not -math.inf < low < high < math.inf
+        or self.atoms < 2
+    ):
       raise ValueError(
           f'low is {low}, high is {high} and atoms {self.atoms}; low must be'
-          ' below high and there must be at least 2 atoms'
+          ' below high, both finite, and there must be at least 2 atoms'
       )
     places = self.places.astype(np.float32)
     rising = (np.diff(places) > 0).all() and np.isfinite(places).all()

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.likelihoods import Gaussian
 from flax_enn.losses.objective import Context
-from flax_enn.losses.required import check_positive, mean_and_drawn
+from flax_enn.losses.required import mean_and_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DistillVariance:
   least: float = 1e-6
 
   def __post_init__(self):
-    check_positive(self, least=self.least)
+    check_positive(self, 'least')
 
   def __call__(
       self,

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.losses.objective import Context
-from flax_enn.losses.required import check_positive, extras
+from flax_enn.losses.required import extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FlowKL:
   prior_scale: float = 1.0
 
   def __post_init__(self):
-    check_positive(self, prior_scale=self.prior_scale)
+    check_positive(self, 'prior_scale')
 
   def __call__(
       self, outputs: Output, batch: Batch, *, context: Context, **_

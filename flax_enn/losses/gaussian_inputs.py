@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch
+from flax_enn.field_checks import check_not_negative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,9 @@ class GaussianInputs:
   """
 
   scale: float = 1.0
+
+  def __post_init__(self):
+    check_not_negative(self, 'scale')
 
   def __call__(self, batch: Batch, key: jax.Array) -> Batch:
     """A batch of generated inputs.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
+from flax_enn.field_checks import check_positive, check_share
 from flax_enn.losses.objective import Context
 from flax_enn.losses.required import extras, trees
 
@@ -41,11 +42,8 @@ class MixtureKL:
   share: float = 1.0
 
   def __post_init__(self):
-    if not 0 <= self.share <= 1 or min(self.scale_1, self.scale_2) <= 0:
-      raise ValueError(
-          f'share is {self.share} and the scales are {self.scale_1} and'
-          f' {self.scale_2}; set the first from 0 to 1, and scales above 0'
-      )
+    check_positive(self, 'scale_1', 'scale_2')
+    check_share(self, 'share')
 
   def __call__(
       self,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flax_enn.core import Batch, Index, Indexer, Output, Variables
+from flax_enn.field_checks import check_finite
 from flax_enn.likelihoods import Likelihood
 
 Inputs = Callable[[Batch, jax.Array], Batch]
@@ -84,6 +85,8 @@ class Objective:
   def __post_init__(self):
     if self.every < 1:
       raise ValueError(f'every is {self.every}; it must be at least 1')
+    if not callable(self.weight):
+      check_finite(self, 'weight')
     object.__setattr__(self, 'noise', tuple(self.noise))
     if self.noise and (self.across or self.indices is not None):
       raise ValueError(

@@ -1,7 +1,6 @@
 """What a loss needs of a network, found by name or refused in a sentence."""
 
 from collections.abc import Iterator, Mapping
-import math
 from typing import Any
 
 from flax_enn.core import Output, Variables
@@ -85,13 +84,3 @@ def mean_and_drawn(outputs: Any, loss: str) -> tuple[Output, Output]:
         ' objective'
     )
   return outputs['mean'], outputs['drawn']
-
-
-def check_positive(loss: object, **values: float) -> None:
-  """Raises a ValueError where a field is not a finite number above 0."""
-  for name, value in values.items():
-    if not 0 < value < math.inf:
-      raise ValueError(
-          f'{name} of {type(loss).__name__} is {value}; set it to a finite'
-          ' number above 0'
-      )

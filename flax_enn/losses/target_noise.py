@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 
 from flax_enn.core import Batch, Index, Indexer
+from flax_enn.field_checks import check_not_negative
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.losses.data_noise import Noise, normal
 
@@ -31,8 +32,7 @@ class TargetNoise(Noise):
   std: float
 
   def __post_init__(self):
-    if self.std < 0:
-      raise ValueError(f'std is {self.std}; set it to at least 0')
+    check_not_negative(self, 'std')
 
   def __call__(self, batch: Batch, index: Index, indexer: Indexer) -> Batch:
     """Shifts `batch.y`.

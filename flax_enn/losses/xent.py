@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from flax_enn.core import Batch, Output, promote_to_float32
+from flax_enn.field_checks import check_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Xent:
     if self.labels is not None:
       rows = tuple(tuple(map(float, row)) for row in self.labels)
       object.__setattr__(self, 'labels', rows)  # so that the loss hashes
+      check_finite(self, 'labels')
       if any(len(row) != len(rows) for row in rows) or self.label_smoothing:
         raise ValueError(
             f'labels has {len(rows)} rows of {sorted({*map(len, rows)})}'

@@ -1,12 +1,13 @@
 """Checks of what a network is given: its index, and its fields."""
 
-import math
-
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
+from flax_enn.field_checks import check_finite as check_finite
+from flax_enn.field_checks import check_not_negative as check_not_negative
+from flax_enn.field_checks import check_positive as check_positive
+from flax_enn.field_checks import check_share as check_share
 
 
 def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:
@@ -26,25 +27,4 @@ def check_vector(index: Index, owner: str) -> None:
         f'{owner} reads an index [D] of numbers, but that of this network is'
         f' {index.dtype}{list(index.shape)}; take a prior that does not name'
         ' `index`, or a network whose index is a vector'
-    )
-
-
-def check_positive(owner: nn.Module, *fields: str) -> None:
-  """Raises a ValueError where a field is not a finite number above 0."""
-  for field in fields:
-    value = getattr(owner, field)
-    if not 0 < value < math.inf:
-      raise ValueError(
-          f'the `{field}` of {type(owner).__name__} is {value}; set it to a'
-          ' finite number above 0'
-      )
-
-
-def check_share(owner: nn.Module, field: str) -> None:
-  """Raises a ValueError where a field is not from 0 to 1."""
-  value = getattr(owner, field)
-  if not 0 <= value <= 1:
-    raise ValueError(
-        f'the `{field}` of {type(owner).__name__} is {value}; set it to a'
-        ' number from 0 to 1'
     )

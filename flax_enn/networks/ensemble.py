@@ -13,7 +13,7 @@ from flax_enn import backend, sampling, sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.checks import check_index
+from flax_enn.networks.checks import check_index, check_positive
 from flax_enn.networks.layers import contract, run_base
 from flax_enn.sharding import members
 
@@ -48,6 +48,10 @@ class Ensemble(nn.Module):
 
   member: nn.Module
   size: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'size')
 
   @property
   def indexer(self) -> EnsembleIndexer:

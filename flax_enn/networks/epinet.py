@@ -13,7 +13,7 @@ import jax
 from flax_enn.core import Example, Index, Output
 from flax_enn.indexers import GaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_index
+from flax_enn.networks.checks import check_finite, check_index, check_positive
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import Dtype, ProjectedMLP
@@ -57,6 +57,11 @@ class Epinet(nn.Module):
   prior_scale: float = 1.0
   stop_gradient: bool = True
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'index_dim', 'hiddens', 'prior_hiddens')
+    check_finite(self, 'base_scale', 'prior_scale')
 
   @property
   def indexer(self) -> GaussianIndexer:

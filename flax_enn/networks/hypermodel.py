@@ -71,8 +71,7 @@ class Hypermodel(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    scale = () if self.index_scale is None else ('index_scale',)
-    check_positive(self, 'index_dim', 'temperature', *scale)
+    check_positive(self, 'index_dim', 'index_scale', 'hiddens', 'temperature')
 
   @property
   def indexer(self) -> GaussianIndexer | ScaledGaussianIndexer:

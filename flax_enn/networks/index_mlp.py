@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import GaussianWithUnitIndexer
-from flax_enn.networks.checks import check_index
+from flax_enn.networks.checks import check_index, check_positive
 from flax_enn.networks.layers import Dtype, IndexDense, fan_in_init
 
 
@@ -34,7 +34,7 @@ class IndexMLP(nn.Module):
   Attributes:
     hiddens: widths of the hidden layers, at least one.
     classes: number of outputs C.
-    index_dim: D of the index, with its constant entry.
+    index_dim: D of the index, with its constant entry; at least 2.
     variance_hidden: width of the layers of the second head; None for no such
       head.
     extra_log_var: whether the second head gives a log-variance for each of the
@@ -48,6 +48,15 @@ class IndexMLP(nn.Module):
   variance_hidden: int | None = None
   extra_log_var: bool = False
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'hiddens', 'classes', 'variance_hidden')
+    if self.index_dim < 2:
+      raise ValueError(
+          f'the `index_dim` of IndexMLP is {self.index_dim}, with the constant'
+          ' entry of its index; set it to at least 2'
+      )
 
   @property
   def indexer(self) -> GaussianWithUnitIndexer:

@@ -9,7 +9,7 @@ import jax
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_index
+from flax_enn.networks.checks import check_finite, check_index, check_positive
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import Dtype, IndexContract
@@ -50,6 +50,11 @@ class LinearEnsemble(nn.Module):
   prior_scale: float = 1.0
   stop_gradient: bool = True
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'index_dim')
+    check_finite(self, 'prior_scale')
 
   @property
   def indexer(self) -> ScaledGaussianIndexer:

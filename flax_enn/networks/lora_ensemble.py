@@ -10,7 +10,7 @@ from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_index, check_positive
+from flax_enn.networks.checks import check_finite, check_index, check_positive
 from flax_enn.networks.layers import fan_in_init, per_member
 
 
@@ -46,6 +46,7 @@ class LoraEnsemble(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
+    check_finite(self, 'scale')
     check_positive(self, 'size', 'rank')
 
   @property

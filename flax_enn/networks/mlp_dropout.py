@@ -10,6 +10,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import dense
+from flax_enn.networks.checks import check_positive
 from flax_enn.networks.key_index import draw
 from flax_enn.networks.layers import Dtype, activation
 
@@ -49,6 +50,7 @@ class MLPDropout(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
+    check_positive(self, 'hiddens', 'classes')
     activation(self.activation)
 
   @property

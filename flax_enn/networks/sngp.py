@@ -66,7 +66,7 @@ class Sngp(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    check_positive(self, 'num_features', 'length_scale', 'ridge')
+    check_positive(self, 'classes', 'num_features', 'length_scale', 'ridge')
     check_share(self, 'decay')
 
   @property

@@ -179,11 +179,14 @@ def test_distillation_without_its_indices_is_refused(loss, output):
         (losses.LinearKL, 'prior_scale'),
         (losses.FlowKL, 'prior_scale'),
         (losses.DistillVariance, 'least'),
+        (losses.MixtureKL, 'scale_1'),
+        (losses.MixtureKL, 'scale_2'),
     ],
 )
 def test_scales_that_are_none_are_refused(loss, field, bad):
-  with pytest.raises(ValueError, match=f'{field} of {loss.__name__} is {bad}'):
-    loss(bad)
+  says = f'`{field}` of {loss.__name__} is {bad}'
+  with pytest.raises(ValueError, match=says):
+    loss(**{field: bad})
 
 
 @pytest.mark.parametrize('bad', [-1.0, np.nan, np.inf])

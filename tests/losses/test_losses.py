@@ -158,7 +158,12 @@ def test_l2_penalty_is_a_sum_of_squares_of_params_alone(biases, expected):
         (lambda: losses.Xent(1.0), 'label_smoothing is 1.0'),
         (lambda: losses.Xent(-0.1), 'label_smoothing is -0.1'),
         (lambda: losses.L2Penalty(-1.0), 'scale is -1.0'),
-        (lambda: losses.TargetNoise(-1.0), 'std is -1.0'),
+        (lambda: losses.TargetNoise(-1.0), '`std` of TargetNoise is -1.0'),
+        (lambda: losses.TargetNoise(np.nan), '`std` of TargetNoise is nan'),
+        (lambda: losses.GaussianInputs(np.inf), '`scale` of .* is inf'),
+        (lambda: losses.MixtureKL(share=np.nan), '`share` of .* is nan'),
+        (lambda: losses.Objective(abs, np.nan), '`weight` of .* is nan'),
+        (lambda: losses.Xent(labels=[[np.nan]]), '`labels` of Xent is .*nan'),
         (lambda: losses.Bootstrap('gamma'), "distribution is 'gamma'; known: "),
     ],
 )

@@ -12,6 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from flax_enn.networks.layers import Dtype
 
 # Fields of the large configuration; the defaults of `Bert` are the small one.
@@ -66,6 +71,13 @@ class Bert(nn.Module):
   words: bool = False
   remat: bool = False
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'vocab_size', 'hidden', 'heads')
+    check_positive(self, 'intermediate', 'positions', 'segments')
+    check_not_negative(self, 'layers')
+    check_share(self, 'dropout', 'attention_dropout')
 
   @nn.compact
   def __call__(

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from flax_enn.networks.layers import BatchNorm, Dtype, fan_in_init
 
 
@@ -26,6 +31,12 @@ class ConvNet(nn.Module):
   bn_batch: int | None = None
   bn_momentum: float = 0.9
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'channels', 'hidden')
+    check_not_negative(self, 'bn_batch')
+    check_share(self, 'bn_momentum')
 
   @nn.compact
   def __call__(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
+from flax_enn.networks.checks import check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init
 
 
@@ -26,6 +27,10 @@ class LeNet5(nn.Module):
   channels: Sequence[int] = (6, 16, 120)
   hidden: int = 84
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'channels', 'hidden')
 
   @nn.compact
   def __call__(

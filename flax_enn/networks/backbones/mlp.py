@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
+from flax_enn.networks.checks import check_positive
 from flax_enn.networks.layers import Dtype, activation, fan_in_init
 
 
@@ -28,6 +29,7 @@ class MLP(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
+    check_positive(self, 'hiddens', 'classes')
     activation(self.activation)
 
   @nn.compact

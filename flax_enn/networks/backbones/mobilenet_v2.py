@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init
 
 # Expansion, channels, blocks, stride of the first of them.
@@ -41,6 +42,10 @@ class MobileNetV2(nn.Module):
   stem: int = 32
   width: int = 1280
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'groups', 'stem', 'width')
 
   @nn.compact
   def __call__(

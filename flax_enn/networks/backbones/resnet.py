@@ -16,6 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from flax_enn.networks.layers import (
   BatchNorm,
   Dtype,
@@ -68,6 +73,12 @@ class ResNet(nn.Module):
   preactivation: bool = True
   remat: bool = False
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'blocks', 'channels')
+    check_not_negative(self, 'bn_batch')
+    check_share(self, 'bn_momentum')
 
   @nn.compact
   def __call__(

@@ -7,6 +7,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from flax_enn.networks.checks import check_positive
+
 
 class SpectralNorm(nn.Module):
   """A backbone with every kernel W divided by `max(1, |W| / bound)`.
@@ -27,6 +29,10 @@ class SpectralNorm(nn.Module):
   net: nn.Module
   bound: float = 0.95
   iterations: int = 10
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'bound', 'iterations')
 
   @nn.compact
   def __call__(self, x: Any, *, train: bool = False) -> Any:

@@ -6,6 +6,11 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from flax_enn.networks.layers import BatchNorm, Dtype, fan_in_init
 
 
@@ -35,6 +40,12 @@ class VGG(nn.Module):
   bn_batch: int | None = None
   bn_momentum: float = 0.999
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'channels', 'strides')
+    check_not_negative(self, 'bn_batch')
+    check_share(self, 'bn_momentum')
 
   @nn.compact
   def __call__(

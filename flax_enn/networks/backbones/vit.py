@@ -12,6 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from flax_enn.networks.layers import Dtype
 
 _norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
@@ -50,6 +55,12 @@ class ViT(nn.Module):
   dropout: float = 0.0
   remat: bool = False
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'patch', 'hidden', 'heads', 'intermediate')
+    check_not_negative(self, 'layers')
+    check_share(self, 'dropout')
 
   @nn.compact
   def __call__(

@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from flax_enn.networks.checks import check_finite, check_positive
+
 
 class GPPrior(nn.Module):
   """`sum_k alpha_k cos(gamma_k w_k · x + b_k) / sqrt(M)`, one random function.
@@ -35,6 +37,11 @@ class GPPrior(nn.Module):
   gamma: float | tuple[float, float] = 1.0
   scale: float = 1.0
 
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'classes', 'features')
+    check_finite(self, 'gamma', 'scale')
+
   @nn.compact
   def __call__(
       self, x: jax.Array, *, train: bool = False
@@ -50,7 +57,7 @@ class GPPrior(nn.Module):
     )
     alpha = self.param('alpha', normal, (features,))
     gamma = self.gamma
-    if isinstance(gamma, tuple):
+    if isinstance(gamma, (tuple, list)):
       gamma = self.param('gamma', _uniform, (features, 1), *gamma)
     phase = jnp.einsum('bf,kfc->bkc', x, weights)
     waves = jnp.cos(gamma * phase + bias)

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
-from flax_enn.networks.checks import check_vector
+from flax_enn.networks.checks import (
+    check_finite,
+    check_not_negative,
+    check_positive,
+    check_vector,
+)
 
 
 class IndependentLayersPrior(nn.Module):
@@ -37,6 +42,12 @@ class IndependentLayersPrior(nn.Module):
   weight_variance: float = 1.0
   bias_variance: float = 1.0
   bias_shift: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'hiddens')
+    check_not_negative(self, 'weight_variance', 'bias_variance')
+    check_finite(self, 'bias_shift')
 
   @nn.compact
   def __call__(self, x: jax.Array, index: Index, classes: int) -> jax.Array:

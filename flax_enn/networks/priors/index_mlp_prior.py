@@ -7,7 +7,11 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Index, promote_to_float32
-from flax_enn.networks.checks import check_vector
+from flax_enn.networks.checks import (
+    check_not_negative,
+    check_positive,
+    check_vector,
+)
 from flax_enn.networks.layers import Dtype, IndexDense
 
 # Standard deviation of a standard normal that is cut at two.
@@ -32,6 +36,11 @@ class IndexMLPPrior(nn.Module):
   weight_variance: float = 3.0
   bias_std: float = 0.1
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'hiddens')
+    check_not_negative(self, 'weight_variance', 'bias_std')
 
   @nn.compact
   def __call__(self, x: jax.Array, index: Index, classes: int) -> jax.Array:

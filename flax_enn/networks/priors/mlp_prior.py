@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
+from flax_enn.networks.checks import check_finite, check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init, per_member
 
 
@@ -30,6 +31,11 @@ class MLPPrior(nn.Module):
   pool: tuple[int, int] | None = None
   scale: float = 1.0
   dtype: Dtype = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'hiddens', 'pool')
+    check_finite(self, 'scale')
 
   @nn.compact
   def __call__(self, x: jax.Array, classes: int, size: int) -> jax.Array:

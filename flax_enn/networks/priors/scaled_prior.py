@@ -5,6 +5,8 @@ import dataclasses
 
 from flax import linen as nn
 
+from flax_enn.networks.checks import check_finite
+
 
 @dataclasses.dataclass(frozen=True)
 class ScaledPrior:
@@ -17,3 +19,6 @@ class ScaledPrior:
 
   net: nn.Module
   scale: float | Sequence[float] = 1.0
+
+  def __post_init__(self):
+    check_finite(self, 'scale')
