@@ -105,6 +105,15 @@ def test_a_std_that_nothing_is_divided_by_is_refused(std):
     Rescaled(HEAD, std=std)
 
 
+@pytest.mark.parametrize('field', ['mean', 'std'])
+def test_rescaled_refuses_numbers_of_other_inputs(field):
+  """Of one input and three numbers it would make three inputs."""
+  network = Rescaled(Deterministic(MLP((), 2)), **{field: (1.0, 2.0, 3.0)})
+  says = rf'`{field}` of Rescaled is \[3\] beside inputs \[5, 1\]'
+  with pytest.raises(ValueError, match=says):
+    network.init(jax.random.key(0), jnp.ones((5, 1)), jnp.ones(1))
+
+
 def test_rescaled_refuses_tokens_and_other_outputs():
   key, net = jax.random.key(0), Deterministic(MLP((), 2))
   tokens = {'tokens': jnp.ones((3, 2), int)}

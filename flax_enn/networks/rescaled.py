@@ -11,6 +11,7 @@ import numpy as np
 
 from flax_enn.core import Example, Index, Indexer, Output
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.checks import check_finite
 from flax_enn.networks.ensemble import Ensemble
 
 
@@ -46,6 +47,7 @@ class Rescaled(nn.Module):
         _numbers, (self.mean, self.std, self.scale)
     )
     super().__post_init__()
+    check_finite(self, 'mean', 'scale')
     if not all(0 < std < math.inf for std in jax.tree.leaves(self.std)):
       raise ValueError(
           f'the `std` of Rescaled is {self.std}; inputs are divided by it, so'
@@ -62,7 +64,8 @@ class Rescaled(nn.Module):
     """Computes `[B, C]` at one index.
 
     Raises:
-      ValueError: inputs are not floats, or `scale` is not for these outputs.
+      ValueError: inputs are not floats, or numbers are not for such inputs or
+        outputs.
     """
     if (self.mean, self.std) != (0.0, 1.0):
       x = jax.tree.map(self._centred, x)
@@ -87,7 +90,15 @@ class Rescaled(nn.Module):
           ' alone; leave its `mean` at 0 and `std` at 1 for tokens, and have'
           ' other integers preprocessed to floats'
       )
-    return (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+    for name, numbers in (('mean', mean), ('std', std)):
+      if numbers.shape not in ((), x.shape[-1:]):  # [F, 1] would become [F, F]
+        raise ValueError(
+            f'the `{name}` of Rescaled is {list(numbers.shape)} beside inputs'
+            f' {list(x.shape)}; it is a number, or one for each entry of their'
+            ' last axis'
+        )
+    return (x - mean) / std
 
 
 def _numbers(values: Any) -> float | tuple[float, ...]:
