@@ -1,6 +1,6 @@
 """What training minimises: losses with weights, inputs, indices and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 from typing import Any, Protocol
 
@@ -71,7 +71,8 @@ class Objective:
       `[N, ...]` indices. Then `indices` may be a dict, by name, and the loss
       gets dicts of outputs and indices of the same names, at the same inputs.
     every: the term is trained in every so many-th step alone, where its weight
-      is 0 elsewhere; it is logged in all.
+      is 0 elsewhere; it is logged in all. In a step whose weight is 0 it may be
+      NaN, and has no backward pass.
   """
 
   loss: Loss | Callable[..., jax.Array]
@@ -106,14 +107,25 @@ class Objective:
           ' same keys, so that it would not be independent; set distinct seeds'
       )
 
-  @property
-  def trains(self) -> bool:
-    """Whether the term has a weight at any step."""
-    return callable(self.weight) or self.weight != 0
-
   def weight_at(self, step: jax.Array) -> jax.Array:
     """The factor of the term after so many steps, `[]`."""
     weight = self.weight(step) if callable(self.weight) else self.weight
     if self.every == 1:
       return jnp.asarray(weight)
     return jnp.where((step + 1) % self.every == 0, weight, 0.0)
+
+
+def due_at(
+    objectives: Iterable[Objective], step: jax.Array
+) -> jax.Array | bool:
+  """Whether one of them has a weight after so many steps, `[]`.
+
+  A bool where that is the same in all steps.
+  """
+  changing = []
+  for objective in objectives:
+    if callable(objective.weight) or (objective.weight and objective.every > 1):
+      changing.append(objective.weight_at(step) != 0)
+    elif objective.weight:
+      return True
+  return jnp.stack(changing).any() if changing else False

@@ -73,7 +73,8 @@ def accumulate(
     statistics, sums = carry
     part, part_key = microbatch
     if unroll:
-      part = part.replace(x=_after(part.x, sums))
+      value, _, gradients = sums  # what is logged may be NaN
+      part = part.replace(x=_after(part.x, (value, gradients)))
     statistics, values = gradient(statistics, part, part_key)
     share = part.mask.sum() * parts / total
     sums = jax.tree.map(lambda a, b: a + share * b, sums, values)

@@ -10,8 +10,9 @@ import optax
 
 from flax_enn import sharding
 from flax_enn.core import BLANK, Batch, EpistemicNetwork, Index, Variables
+from flax_enn.gradient_gate import gated
 from flax_enn.likelihoods import Likelihood
-from flax_enn.losses import Context, Objective
+from flax_enn.losses.objective import Context, Objective, due_at
 from flax_enn.sampling import over_index
 from flax_enn.step_batch import training_on
 from flax_enn.training import accumulation as accumulation_lib
@@ -119,29 +120,34 @@ def total_loss(
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
   """The weighted sum of all objectives `[]`; each of them, and statistics."""
   groups = list(dict.fromkeys(o.inputs for o in objectives.values()))
-  value, logs, statistics = jnp.float32(0), {}, {}
+  value, logs, statistics, step = jnp.float32(0), {}, {}, context.step
   for number, inputs in enumerate(groups):
     own = jax.random.fold_in(key, number)
     x = batch if inputs is None else inputs(batch, own)
     outputs = {}  # by the choice of indices: one forward pass each
-    for name, objective in objectives.items():
-      if objective.inputs != inputs:
-        continue
+    group = {k: o for k, o in objectives.items() if o.inputs == inputs}
+    for name, objective in group.items():
       for choose in _choices(objective).values():
         if choose in outputs:
           continue
         second = jax.random.fold_in(own, 2)
         at = indices if choose is None else choose(network.indexer, second)
+        due = due_at(
+            [o for o in group.values() if choose in _choices(o).values()], step
+        )
+        run = functools.partial(_forward, network, x=x.x, indices=at, key=own)
         with training_on(x, context.num_examples):
-          found, updated = _forward(network, variables, x.x, at, own)
+          found, updated = gated(due, run, variables)
         outputs[choose] = at, found
         if inputs is None:  # statistics are of the data
           statistics = updated
-      logs[f'loss_{name}'] = _average(
-          objective, outputs, x, variables, context, network.indexer
+      run = functools.partial(
+          _average, objective, batch=x, context=context, indexer=network.indexer
       )
-      if objective.trains:  # a factor of 0 would cost a backward pass
-        value += objective.weight_at(context.step) * logs[f'loss_{name}']
+      chosen = {key: outputs[c] for key, c in _choices(objective).items()}
+      due = due_at([objective], step)
+      loss = logs[f'loss_{name}'] = gated(due, run, chosen, variables)
+      value += jnp.where(due, objective.weight_at(step) * loss, 0)
   return value, (logs, statistics)
 
 
@@ -175,9 +181,9 @@ def _forward(
 
 def _average(
     objective: Objective,
-    outputs: Mapping[Any, tuple[Index, Any]],
-    batch: Batch,
+    chosen: Mapping[str, tuple[Index, Any]],
     variables: Variables,
+    batch: Batch,
     context: Context,
     indexer: Any,
 ) -> jax.Array:
@@ -205,7 +211,6 @@ def _average(
       noisy = noise(noisy, index, indexer)
     return weighted(loss(output, noisy, index=index), noisy)
 
-  chosen = {name: outputs[c] for name, c in _choices(objective).items()}
   index, output = ({k: v[i] for k, v in chosen.items()} for i in (0, 1))
   if not isinstance(objective.indices, Mapping):
     index, output = index[''], output['']

@@ -13,7 +13,9 @@ from flax_enn import losses
 from flax_enn.core import Batch
 from flax_enn.likelihoods import Categorical, Gaussian
 from flax_enn.losses import Objective
+from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.mlp import MLP
+from flax_enn.networks.deterministic import Deterministic
 from flax_enn.networks.epinet import Epinet
 from flax_enn.training.objectives import create_objectives
 from flax_enn.training.state import init_state
@@ -67,7 +69,7 @@ def products(objectives):
 
 
 def nothing(outputs, batch, **_):
-  return jnp.full(B, jnp.nan) * outputs.preds.sum(-1)
+  return jnp.nan * outputs.preds.sum(-1)
 
 
 def test_an_objective_of_weight_zero_is_logged_and_not_trained():
@@ -114,6 +116,81 @@ def test_an_objective_is_trained_in_every_so_many_th_step():
         expected.params,
     )
     assert logs['loss_prior'] > 0
+
+
+def far(batch, key):
+  """Inputs at which a network is not finite."""
+  del key
+  return batch.replace(x=jnp.full_like(batch.x, jnp.inf))
+
+
+def late(step):
+  return jnp.where(step < 1, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [
+        Objective(nothing, every=2),
+        Objective(losses.PriorMatch(), inputs=far, every=2),
+        Objective(nothing, late),
+        Objective(losses.DistillMean(), 1, far, DISTIL, across=True, every=2),
+    ],
+    ids=['loss', 'network', 'schedule', 'across'],
+)
+def test_what_is_not_finite_harms_the_steps_it_is_trained_in_alone(broken):
+  step = jax.jit(stepper({'data': XENT, 'broken': broken}))
+  after, logs = step(start(), BATCH)
+  expected, only = alone()(start(), BATCH)
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7),
+      after.params,
+      expected.params,
+  )
+  assert after.first_nonfinite_step == -1 and np.isnan(logs['loss_broken'])
+  np.testing.assert_allclose(logs['loss'], only['loss'], rtol=1e-6)
+  assert step(after, BATCH)[0].first_nonfinite_step == 2
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+def test_what_is_not_finite_harms_no_convolution_either(accumulation):
+  """Nor the microbatches that follow."""
+  network = Deterministic(ConvNet(classes=C, channels=(2,), hidden=4))
+  batch = BATCH.replace(x=RNG.normal(size=(B, 4, 4, 1)).astype(np.float32))
+  step = functools.partial(
+      stepper({}), network=network, accumulation=accumulation, num_indices=1
+  )
+  objectives = {
+      'data': XENT,
+      'logged': Objective(nothing, 0),
+      'prior': Objective(losses.PriorMatch(), inputs=far, every=3),
+  }
+  state = nn.unbox(init_state(network, SGD, 0, batch.x))
+  after, expected = (
+      jax.jit(functools.partial(step, objectives=chosen))(state, batch)[0]
+      for chosen in (objectives, {'data': XENT})
+  )
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+      after.params,
+      expected.params,
+  )
+  assert after.first_nonfinite_step == -1
+
+
+def test_a_step_without_an_objective_has_no_backward_pass_of_it():
+  fake = Objective(losses.PriorMatch(), inputs=losses.GaussianInputs(), every=5)
+  step = stepper({'data': XENT, 'prior': fake})
+  branches = np.zeros(2, int)
+  for equation in jax.make_jaxpr(step)(start(), BATCH).eqns:
+    if equation.primitive.name == 'cond':
+      branches += [
+          sum(e.primitive.name in PRODUCTS for e in equations(branch.jaxpr))
+          for branch in equation.params['branches']
+      ]
+  forward = products({'data': Objective(losses.Xent(), 0)})
+  without, with_it = branches
+  assert without == forward and with_it == products({'data': XENT})
 
 
 def test_a_config_says_when_an_objective_is_trained():
