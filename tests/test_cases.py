@@ -21,6 +21,13 @@ from flax_enn.training import checks, train_and_evaluate
 from flax_enn.training.trainer import Trainer
 from tests import tiny
 
+# What statistics become in a step.
+FORMS = {
+    'wider': lambda mean: mean.astype(jnp.float32),
+    'longer': lambda mean: jnp.append(mean, mean[-1]),
+    'spread': lambda mean: mean[None],
+}
+
 
 class Net(nn.Module):
   """A user's own network, whose `odd` says what is unusual about it."""
@@ -48,6 +55,10 @@ class Net(nn.Module):
       h = nn.Dropout(0.5, deterministic=not train)(h)
     if self.odd == 'sow':
       self.sow('losses', 'activity', jnp.square(h).mean())
+    if self.odd in FORMS:
+      mean = self.variable('seen', 'mean', jnp.zeros, 2, jnp.bfloat16)
+      if train and not self.is_initializing():
+        mean.value = FORMS[self.odd](mean.value)
     if self.odd == 'complex':
       self.param('phase', lambda key: jnp.ones(3, jnp.complex64))
     base = nn.Dense(self.classes, name='b')(h)
@@ -124,6 +135,18 @@ def test_networks_that_train(odd):
 
 def test_03_a_network_that_sows():
   refused(own('sow'), "collection 'losses' has another form after a step")
+
+
+@pytest.mark.parametrize(
+    ('odd', 'says'),
+    [
+        ('wider', r'mean: found float32\[2\], expected bfloat16\[2\]'),
+        ('longer', r'mean: found bfloat16\[3\], expected bfloat16\[2\]'),
+        ('spread', r'mean: found bfloat16\[1, 2\], expected bfloat16\[2\]'),
+    ],
+)
+def test_statistics_of_another_form_after_a_step(odd, says):
+  refused(own(odd), rf"collection 'seen' has another form after .*\({says}\)")
 
 
 def test_07_a_base_of_another_shape():

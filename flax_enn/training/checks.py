@@ -212,13 +212,14 @@ def _check_objectives(trainer: Trainer, num_examples: int) -> None:
       what = f'config.objectives.{name}'
       _traced(what, jax.eval_shape, alone, state, batch)
     raise
-  before = {k: jax.tree.structure(v) for k, v in state.collections.items()}
   for name, values in after.collections.items():
-    if jax.tree.structure(values) != before[name]:
+    before = layout.flatten_with_names(state.collections[name])
+    if wrong := layout.differences(layout.flatten_with_names(values), before):
       raise ValueError(
           f'config.network: the collection {name!r} has another form after a'
-          ' step than before it: what a network sows must not be part of its'
-          " state; sow into 'intermediates'"
+          f' step than before it ({wrong[0]}): statistics keep shape and dtype,'
+          ' and what a network sows must not be part of its state; sow into'
+          " 'intermediates'"
       )
 
 

@@ -100,7 +100,8 @@ def train_step(
       opt_state=opt_state,
   )
   blank = sharding.on_any_device(batch.id == BLANK)
-  if jax.tree.structure(new_state) == jax.tree.structure(state):  # see `checks`
+  shapes = [jax.tree.map(jnp.shape, each) for each in (state, new_state)]
+  if shapes[0] == shapes[1]:  # see `checks`
     new_state = jax.tree.map(
         lambda old, new: new if new is old else jnp.where(blank, old, new),
         state,
@@ -197,7 +198,7 @@ def _average(
   )
 
   def weighted(values, noisy):
-    expected = batch.mask.shape
+    values, expected = jnp.asarray(values), batch.mask.shape
     if values.shape not in ((), expected):  # [B, 1] would become [B, B]
       raise ValueError(
           f'the loss is {list(values.shape)}; expected {list(expected)} or []'
