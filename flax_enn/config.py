@@ -46,7 +46,7 @@ def default_config() -> ml_collections.ConfigDict:
       `modules`, target module -> source module; or a `file` of another library,
       see `flax_enn/checkpoints/foreign.py`.
     active_learning: None, or what `python -m flax_enn.active_learning` does;
-      see `flax_enn/active_learning/learner.py`. train.py takes all labels.
+      see `flax_enn/active_learning/recipe.py`. train.py takes all labels.
     mesh: sizes of the axes `data`, `index`, `fsdp`; one may be -1.
     sharding: logical axis -> axes of the mesh; see `flax_enn/sharding`.
     eval: the run's own evaluation: `every` (steps; 0 for the end only),

@@ -172,7 +172,7 @@ def check_resumable(
       f'config.{k} is {old.get(k, "absent")!r} there and'
       f' {new.get(k, "absent")!r} here'
       for k in sorted(old.keys() | new.keys())
-      if not {k, k.split('.')[0]} & {*mutable}
+      if not any(f'{k}.'.startswith(f'{m}.') for m in mutable)
       and old.get(k) != new.get(k)
   ]
   if differ:

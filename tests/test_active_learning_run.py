@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from flax_enn.active_learning import PRIORITIES, curves, log_probs
-from flax_enn.active_learning.learner import Learner, Recipe
+from flax_enn.active_learning.learner import Learner
+from flax_enn.active_learning.recipe import Recipe, check_same
+from flax_enn.inference import Predictor
 from flax_enn.training import train_and_evaluate
 from flax_enn.training.trainer import Trainer
 from tests import commands, tiny
@@ -96,9 +98,98 @@ def test_a_round_is_a_run_on_its_labels(learned, tmp_path):
     )
 
 
+SECTIONS = {
+    'careful': {'name': 'ucb', 'factor': 2.0, 'class_values': (1.0, -0.5)},
+    'informed': {'name': 'information_gain', 'targets': 5},
+    'joint': {'name': 'information_gain', 'targets': 3, 'pairwise': False},
+}
+
+
+@pytest.fixture(scope='module')
+def informed():
+  """What can be asked, and all that the choice is computed from."""
+  found, trainer = learner(config(recipe={'priorities': SECTIONS}))
+  with trainer.use_mesh():
+    variables = trainer.create_state().variables
+    left = np.arange(0, 64, 3)
+    key = jax.random.key(5)
+    index_key, rest = jax.random.split(key)
+    indices = trainer.model.network.indexer.sample(index_key, 8)
+    x = trainer.dataset.load('train').x[left]
+    predictor = Predictor.create(trainer.model, variables, indices)
+    targets = x[np.asarray(jax.random.permutation(rest, len(left)))]
+    asked = {
+        name: found._ask[name](variables, left, key) for name in SECTIONS
+    }
+  return asked, left, predictor, x, targets
+
+
+def test_a_priority_has_the_arguments_of_its_section(informed):
+  asked, left, predictor, x, _ = informed
+  logits = jnp.asarray(predictor.logits(x))
+  score = PRIORITIES['ucb'](
+      jax.nn.log_softmax(logits), factor=2.0, class_values=(1.0, -0.5)
+  )
+  best = np.argsort(-score, stable=True)[:3]
+  assert asked['careful'] == left[best].tolist()
+
+
+@pytest.mark.parametrize(
+    'name, targets, pairwise', [('informed', 5, True), ('joint', 3, False)]
+)
+def test_the_gain_is_that_of_the_predictor(informed, name, targets, pairwise):
+  asked, left, predictor, x, of = informed
+  gains = predictor.information_gain(x, of[:targets], pairwise=pairwise)
+  assert asked[name] == left[np.argsort(-gains, stable=True)[:3]].tolist()
+
+
+def sections(**fields):
+  return {'recipe': {'priorities': {'mine': fields}}}
+
+
+REGRESSION_CONFIG = {
+    'dataset': {'name': 'regression'},
+    'objectives': {'data': {'loss': {'name': 'nll'}}},
+}
+
+
 @pytest.mark.parametrize(
     'fields, message',
     [
+        (sections(name='ucp'), "mine.name has 'ucp'; did you mean 'ucb'"),
+        (sections(factor=1.0), r'mine\.name has None. Known: bald, '),
+        ({'recipe': {'priorities': {'mine': 'ucb'}}}, "mine is 'ucb'; exp"),
+        (
+            sections(name='ucb', factr=1.0),
+            r"mine\.factr is not a field of the priority ucb; did .* 'factor'",
+        ),
+        (
+            sections(name='bald', factor=1.0),
+            r'mine\.factor is not a field of the priority bald',
+        ),
+        (sections(name='ucb', factor='2'), "mine.factor is '2'; expected a f"),
+        (sections(name='ucb', class_values=3), 'values is 3; expected a list'),
+        (
+            sections(name='ucb', class_values=(1.0, 2.0, 3.0)),
+            r'priorities \(mine\): class_values has 3 numbers; expected 2',
+        ),
+        (sections(name='joint_nll', tau=0), 'mine.tau is 0; set it to 1 or mo'),
+        (
+            sections(name='information_gain', target=5),
+            "target is not a field .*; did you mean 'targets'",
+        ),
+        (
+            sections(name='information_gain', num_samples=1),
+            'num_samples is 1; set it to 2 or more',
+        ),
+        (
+            {**REGRESSION_CONFIG, **sections(name='information_gain')},
+            'information_gain is for predictions of classes; the likelihood',
+        ),
+        (
+            {**REGRESSION_CONFIG, **sections(name='entropy')},
+            r'priorities \(mine\): the priority entropy is for classes; of a',
+        ),
         ({'recipe': {'priorities': ('bold',)}}, "did you mean 'bald'"),
         ({'recipe': {'priorities': ()}}, 'priorities is empty'),
         ({'recipe': {'start': 0}}, 'start is 0; set it to 1 or more'),
@@ -111,6 +202,15 @@ def test_a_round_is_a_run_on_its_labels(learned, tmp_path):
 def test_mistakes_name_their_field(fields, message):
   with pytest.raises(ValueError, match=message):
     learner(config(**fields))
+
+
+def test_a_name_stands_for_one_priority():
+  """Results of two are not put together."""
+  old = {'priorities': {'ucb': {'name': 'ucb'}, 'bald': {'name': 'bald'}}}
+  check_same(old, {'priorities': ['uniform', 'bald', 'ucb']}, 'run')
+  new = {'priorities': {'ucb': {'name': 'ucb', 'factor': 2.0}}}
+  with pytest.raises(ValueError, match=r"'factor': 2\.0} here; give it"):
+    check_same(old, new, 'run')
 
 
 def test_no_recipe():

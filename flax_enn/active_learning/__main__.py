@@ -10,6 +10,7 @@ priorities may be more then.
 """
 
 import itertools
+import json
 from typing import Any
 
 from absl import flags, logging
@@ -33,7 +34,8 @@ def run(arguments: list[str]) -> None:
   if arguments:
     raise ValueError(f'unknown arguments {arguments}; see --help')
   from flax_enn.active_learning import curves
-  from flax_enn.active_learning.learner import Learner, Recipe
+  from flax_enn.active_learning.learner import Learner
+  from flax_enn.active_learning.recipe import Recipe, check_same
   from flax_enn.checkpoints import check_init
   from flax_enn.training import checks
   from flax_enn.training.trainer import Trainer
@@ -53,6 +55,9 @@ def run(arguments: list[str]) -> None:
           f'--workdir={workdir} is the run of another command; choose another'
       )
     run_folder.check_resumable(config, workdir, mutable=_MUTABLE)
+    if (workdir / 'config.json').exists():
+      old = run_folder.read_json(workdir / 'config.json')['active_learning']
+      check_same(old, json.loads(config.active_learning.to_json()), workdir)
     check_init(config.init, workdir, trainer.abstract_state)
     learner = Learner(trainer, recipe, workdir)
     run_folder.write_config(config, workdir)

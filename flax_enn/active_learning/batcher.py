@@ -83,13 +83,7 @@ class PrioritizedBatcher:
     if best is None:
       raise ValueError('the pool has no batch')
     scores, examples = jax.tree.map(np.asarray, best)
-    if np.isnan(scores).any():
-      raise ValueError(
-          'the priority is NaN of the examples with id'
-          f' {examples.id[np.isnan(scores)].tolist()}: outputs of the network'
-          ' that are not finite, or a label that is no class where the priority'
-          ' takes labels. Correct them, or leave them out of the pool'
-      )
+    check_scores(scores, examples.id)
     return examples, scores
 
   @functools.cached_property
@@ -119,6 +113,17 @@ class PrioritizedBatcher:
     ranks = jnp.where(jnp.isnan(both[0]), jnp.inf, both[0])
     _, rows = jax.lax.top_k(ranks, self.size)
     return jax.tree.map(lambda leaf: leaf[rows], both)
+
+
+def check_scores(scores: np.ndarray, ids: np.ndarray) -> None:
+  """Raises a ValueError where a priority `[n]` of examples `[n]` is NaN."""
+  if np.isnan(scores).any():
+    raise ValueError(
+        'the priority is NaN of the examples with id'
+        f' {ids[np.isnan(scores)].tolist()}: outputs of the network'
+        ' that are not finite, or a label that is no class where the priority'
+        ' takes labels. Correct them, or leave them out of the pool'
+    )
 
 
 def _none(batch: Batch, size: int) -> tuple[np.ndarray, Batch]:

@@ -14,7 +14,7 @@ Log-probabilities rather than probabilities, so that one that underflows is no
 NaN (as in enn, whose entropy it spoils).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -100,7 +100,7 @@ def ucb(
     log_probs: jax.Array,
     *,
     factor: float = 1.0,
-    class_values: Any = None,
+    class_values: Sequence[float] | None = None,
     log_weights: Any = None,
     **_,
 ) -> jax.Array:
@@ -117,7 +117,7 @@ def ucb(
 def scaled_mean(
     log_probs: jax.Array,
     *,
-    class_values: Any = None,
+    class_values: Sequence[float] | None = None,
     log_weights: Any = None,
     **_,
 ) -> jax.Array:
@@ -128,7 +128,7 @@ def scaled_mean(
 def scaled_std(
     log_probs: jax.Array,
     *,
-    class_values: Any = None,
+    class_values: Sequence[float] | None = None,
     log_weights: Any = None,
     **_,
 ) -> jax.Array:
@@ -143,6 +143,10 @@ PRIORITIES: dict[str, Priority] = {
         ucb, scaled_mean, scaled_std,
     )
 }  # fmt: skip
+
+
+# Those that the means of a regression have too.
+OF_NUMBERS = ('uniform', 'variance', 'ucb', 'scaled_mean', 'scaled_std')
 
 
 def log_probs(likelihood: Likelihood, outputs: jax.Array) -> jax.Array:
