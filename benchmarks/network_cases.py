@@ -20,6 +20,7 @@ from flax_enn import (
 from flax_enn.data.base import Dataset
 from flax_enn.data.cola import Cola
 from flax_enn.data.digits import Digits
+from flax_enn.data.preferences import Preferences
 from flax_enn.data.regression import Regression
 from flax_enn.data.two_moons import TwoMoons
 from flax_enn.networks.backbones.bert import Bert
@@ -38,6 +39,7 @@ from flax_enn.networks.laplace import Laplace
 from flax_enn.networks.linear_ensemble import LinearEnsemble
 from flax_enn.networks.lora_ensemble import LoraEnsemble
 from flax_enn.networks.mlp_dropout import MLPDropout
+from flax_enn.networks.preference import Preference
 from flax_enn.networks.priors.conv_prior import ConvPrior
 from flax_enn.networks.rescaled import Rescaled
 from flax_enn.networks.sngp import Sngp
@@ -45,7 +47,7 @@ from flax_enn.networks.variational_last_layer import VariationalLastLayer
 
 HIDDENS = (50, 50)
 # The base alone, by its name, and networks on it, by theirs.
-Groups = Mapping[str, tuple[Deterministic, Mapping[str, Any]]]
+Groups = Mapping[str, tuple[Any, Mapping[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +160,18 @@ def sentences(classes: int) -> Groups:
   return {'bert': (Deterministic(base), networks)}
 
 
+def rewards(items: int) -> Groups:
+  """Rewards of items, which only comparisons tell of."""
+  del items  # that are compared: an item has one reward
+  base = MLP(HIDDENS, classes=1)
+  epinet = Epinet(base, ('inputs', 'hidden_1'), index_dim=8, hiddens=(15, 15))
+  networks = {
+      'epinet': Preference(epinet),
+      'ensemble': Preference(Ensemble(base, size=10)),
+  }
+  return {'preference': (Preference(Deterministic(base)), networks)}
+
+
 def _cola(folder: str) -> Cola:
   return Cola(folder, 'cola_train.tsv.gz', 'cola_dev.tsv.gz')
 
@@ -168,5 +182,8 @@ CASES = {
     ),
     'regression': Case(lambda _: Regression(), perceptrons, steps=2000),
     'digits': Case(lambda _: Digits(), images),
+    'preferences': Case(
+        lambda _: Preferences(), rewards, learning_rate=1e-3
+    ),
     'cola': Case(_cola, sentences, 300, batch_size=32, learning_rate=5e-4),
 }
