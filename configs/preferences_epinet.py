@@ -5,7 +5,7 @@
 
 An epinet has the reward of one item; of two, the difference of their rewards is
 the log-odds of the answer (Bradley and Terry). Which pairs to ask about, so
-that few answers tell the best item: `docs/examples/double_thompson.py`.
+that few answers tell the best item: `configs/preferences_active.py`.
 
 Expected on the test split (in brackets the range over the seeds 0, 1 and 2; of
 the true rewards, accuracy is 0.85 and nll 0.34):

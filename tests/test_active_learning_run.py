@@ -143,6 +143,89 @@ def test_the_gain_is_that_of_the_predictor(informed, name, targets, pairwise):
   assert asked[name] == left[np.argsort(-gains, stable=True)[:3]].tolist()
 
 
+def comparing(**fields):
+  """A reward epinet on comparisons of seven items."""
+  network = {'name': 'preference', 'net': {**tiny.epinet().network}}
+  of = config(
+      network=network,
+      dataset={'name': 'preferences', 'n_train': 60, 'n_test': 8, 'items': 7},
+      **fields,
+  )
+  with of.ignore_type():
+    of.network.net.classes = of.network.net.base.classes = 1
+  return of
+
+
+@pytest.fixture(scope='module')
+def compared():
+  """A learner by double Thompson sampling, rewards, pairs and labels."""
+  section = {'name': 'double_thompson', 'tries': 3}
+  recipe = {'priorities': {'double': section}, 'rounds': 1, 'per_round': 4}
+  found, trainer = learner(comparing(recipe=recipe))
+  source = trainer.dataset.load('train')
+  items, of = np.unique(
+      source.x.reshape(120, 8), axis=0, return_inverse=True
+  )
+
+  @jax.jit
+  def rewards(variables, indices):
+    def at(index):
+      return trainer.model.apply(variables, items[None], index).preds[0]
+
+    return jax.vmap(at)(indices)
+
+  with trainer.use_mesh():
+    variables = trainer.create_state().variables
+  return found, trainer, variables, rewards, of.reshape(60, 2), source.y
+
+
+def test_each_function_names_its_best_item(compared):
+  found, trainer, variables, rewards, pairs, _ = compared
+  key, left = jax.random.key(1), np.arange(10, 60)
+  with trainer.use_mesh():
+    asked = found._ask['double'](variables, left, key)
+  assert len({*asked}) == 4 and {*asked} <= {*left.tolist()}
+  agreed = 0
+  for number, row in enumerate(asked):
+    drawing, _ = jax.random.split(jax.random.fold_in(key, number))
+    indices = trainer.model.network.indexer.sample(drawing, 4)
+    best = rewards(variables, indices).argmax(1).tolist()
+    rest = [i for i in best if i != best[0]]
+    assert best[0] in pairs[row] and best[0] != (rest or [-1])[0]
+    if rest:
+      assert sorted([best[0], rest[0]]) == sorted(pairs[row])
+      agreed += 1
+  assert agreed > 0
+
+
+def test_regret_is_that_of_the_item_taken(compared):
+  found, trainer, variables, rewards, pairs, y = compared
+  indices = trainer.model.network.indexer.sample(jax.random.key(2), 8)
+  wins = [
+      np.mean([y[r] == slot for r, slot in np.argwhere(pairs == item)])
+      for item in range(7)
+  ]
+  best = []
+  for sign in (1, -1):
+    of = jax.tree.map(lambda leaf, sign=sign: sign * leaf, variables)
+    taken = rewards(of, indices).mean(0).argmax()
+    best.append(wins[taken] == max(wins))
+    with trainer.use_mesh():
+      regret = found._pool.items.regret(of, indices)
+    assert regret == pytest.approx(max(wins) - wins[taken])
+  assert not all(best)
+
+
+@pytest.mark.slow
+def test_comparisons_are_learned_from(compared):
+  found, trainer, *_ = compared
+  with trainer.use_mesh():
+    first, last = found.rounds('double', 0)
+  assert (first['labels'], last['labels']) == (16, 20)
+  assert 0 <= last['regret'] <= 1 and 0 <= last['accuracy'] <= 1
+  assert len({*first['asked']}) == 4
+
+
 def sections(**fields):
   return {'recipe': {'priorities': {'mine': fields}}}
 
@@ -181,6 +264,10 @@ REGRESSION_CONFIG = {
         (
             sections(name='information_gain', num_samples=1),
             'num_samples is 1; set it to 2 or more',
+        ),
+        (
+            sections(name='double_thompson'),
+            r'\(mine\): double_thompson compares two items .* is Epinet, for',
         ),
         (
             {**REGRESSION_CONFIG, **sections(name='information_gain')},
@@ -227,6 +314,17 @@ def test_the_table_is_of_means_and_standard_errors():
   assert found[1:] == [
       'bald 0.5000 +- 0.2500 0.7500 +- 0.2500',
       'margin 1.0000 +- 0.0000 1.0000 +- 0.0000',
+  ]
+
+
+def test_regret_has_a_table_of_its_own():
+  rounds = [{'labels': 5, 'accuracy': 0.5, 'regret': 0.25}]
+  of = {'double_thompson': [rounds]}
+  assert [line.split() for line in curves.table(of).splitlines()] == [
+      ['regret', 'from', '5', 'to', '5', 'labels', 'after', '5'],
+      ['double_thompson', *2 * ['0.2500', '+-', '0.0000']],
+      ['accuracy', 'from', '5', 'to', '5', 'labels', 'after', '5'],
+      ['double_thompson', *2 * ['0.5000', '+-', '0.0000']],
   ]
 
 

@@ -119,6 +119,37 @@ def test_where_all_agree_the_second_is_any_other():
   assert counts[2] == 0 and (counts[[0, 1, 3]] > 70).all(), counts
 
 
+def slow_of_pairs(rewards, pairs):
+  """The first item, and the second or those that it is drawn from."""
+  partners = {}
+  for i, j in pairs.tolist():
+    partners.setdefault(i, set()).add(j)
+    partners.setdefault(j, set()).add(i)
+  first = max(partners, key=lambda i: rewards[0, i])
+  for further in rewards[1:]:
+    if (second := int(np.argmax(further))) in partners[first]:
+      return first, {second}
+  return first, partners[first]
+
+
+def test_pairs_that_can_be_asked_about():
+  rng = np.random.default_rng(1)
+  rewards = rng.normal(size=(200, 4, 5)).astype(np.float32)
+  pairs = np.stack([
+      [rng.choice(5, 2, replace=False) for _ in range(3)] for _ in rewards
+  ])
+  keys = jax.random.split(KEY, len(rewards))
+  drawn, not_the_best = 0, 0
+  found = jax.jit(jax.vmap(double_thompson))(rewards, keys, pairs)
+  for of, allowed, pair in zip(rewards, pairs, found.tolist()):
+    first, seconds = slow_of_pairs(of, allowed)
+    assert pair[0] == first and pair[1] in seconds
+    assert sorted(pair) in np.sort(allowed, 1).tolist()
+    drawn += len(seconds) > 1
+    not_the_best += first != np.argmax(of[0])
+  assert drawn > 5 and not_the_best > 20
+
+
 def test_one_item_is_no_pair():
   with pytest.raises(ValueError, match=r'\[3, 1\]; expected \[N, C\]'):
     double_thompson(jnp.zeros((3, 1)), KEY)

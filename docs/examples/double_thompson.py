@@ -17,7 +17,7 @@ taken is preferred to one of the 100 (`win rate`):
                    on average      at the end      win rate
   at random        0.43 +- 0.07    0.20 +- 0.07    0.910 +- 0.013
   top two          0.39 +- 0.09    0.25 +- 0.09    0.899 +- 0.020
-  double Thompson  0.18 +- 0.03    0.03 +- 0.02    0.934 +- 0.007
+  double Thompson  0.17 +- 0.03    0.03 +- 0.02    0.934 +- 0.007
 """
 
 from absl import app, flags

@@ -7,7 +7,7 @@ one at a time: of the image that tells most about the labels of others
 (`Predictor.information_gain`), of the image it is least certain of (entropy),
 or of any. It is conditioned on each answer, and trained anew after ten. Drawn
 is the accuracy on test images over the number of labels, averaged over seeds.
-Priorities alone, of any network and data set, are compared by a config:
+Such rules, of any network and data set, are compared by a config:
 `python -m flax_enn.active_learning`.
 
 Expected, mean accuracy from 20 to 80 labels over five seeds: information gain

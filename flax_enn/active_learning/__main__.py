@@ -70,10 +70,10 @@ def run(arguments: list[str]) -> None:
       for found in learner.rounds(priority, seed, tuple(done)):
         done.append(found)
         run_folder.write_json(path, results)
-        metric = curves.metric_of(found)
+        said = [f'{m} {found[m]:.4f}' for m in curves.metrics_of(found)]
         logging.info(
-            '%s, seed %d: %s %.4f of %d labels',
-            *(priority, seed, metric, found[metric], found['labels']),
+            '%s, seed %d: %s of %d labels',
+            *(priority, seed, ', '.join(said), found['labels']),
         )
     asked = {p: [results[p][str(s)] for s in seeds] for p in recipe.priorities}
     print(curves.table(asked))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.active_learning.batcher import PrioritizedBatcher, check_scores
+from flax_enn.active_learning.double_thompson import double_thompson
 from flax_enn.active_learning.pool import Pool, concatenated
 from flax_enn.active_learning.priorities import OF_NUMBERS, Priority
 from flax_enn.core import Variables
@@ -131,5 +132,46 @@ class InformationGain:
       ])
       check_scores(gains, left)
       return left[np.argsort(-gains, kind='stable')[:size]].tolist()
+
+    return ask
+
+
+@dataclasses.dataclass(frozen=True)
+class DoubleThompson:
+  """Pairs of the best item at one index and the best at another.
+
+  For each label functions are drawn anew, see `double_thompson`. Pairs should
+  share items, as those of the data set `preferences` with its field `items`; a
+  pair that is in the pool several times may be asked about as often.
+
+  Attributes:
+    tries: functions, at most, that are drawn for a second item.
+  """
+
+  tries: int = 30
+
+  def asker(self, pool: Pool, size: int) -> Ask:
+    items, choose = pool.items, jax.jit(double_thompson)
+    if items is None:
+      raise ValueError(
+          'double_thompson compares two items by their rewards; the network is'
+          f' {type(pool.model.network).__name__}, for inputs'
+          f' {pool.model.input_spec}. Set config.network to a section of the'
+          ' name preference, and config.dataset to pairs [2, ...]'
+      )
+
+    def ask(variables, left, key):
+      asked: list[int] = []
+      for number in range(size):
+        drawing, choosing = jax.random.split(jax.random.fold_in(key, number))
+        indices = pool.indices(drawing, 1 + self.tries)
+        rewards = items.rewards(variables, indices)
+        rows = np.setdiff1d(left, asked)
+        # Repeated to a fixed number: it is compiled once.
+        pairs = items.pairs[np.resize(rows, len(pool))]
+        pair = np.asarray(choose(rewards, choosing, pairs))
+        same = np.sort(items.pairs[rows], 1) == np.sort(pair)
+        asked.append(int(rows[same.all(1).argmax()]))
+      return asked
 
     return ask

@@ -11,22 +11,24 @@ Round = Mapping[str, Any]
 Results = Mapping[str, Sequence[Sequence[Round]]]
 
 
-def metric_of(found: Round) -> str:
-  """The metric that is shown: the accuracy, or the error of a regression."""
-  return 'accuracy' if 'accuracy' in found else 'rmse'
+def metrics_of(found: Round) -> list[str]:
+  """The metrics that are shown, those that a round has of them."""
+  return [name for name in ('regret', 'accuracy', 'rmse') if name in found]
 
 
 def curves(
-    results: Results,
-) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
-  """The metric, labels `[rounds + 1]`, priority -> `[seeds, rounds + 1]`."""
-  first = next(iter(results.values()))[0]
-  metric = metric_of(first[0])
+    results: Results, metric: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Labels `[rounds + 1]`, and priority -> values `[seeds, rounds + 1]`."""
   values = {
       priority: np.array([[one[metric] for one in of] for of in seeds])
       for priority, seeds in results.items()
   }
-  return metric, np.array([one['labels'] for one in first]), values
+  return np.array([one['labels'] for one in _first(results)]), values
+
+
+def _first(results: Results) -> Sequence[Round]:
+  return next(iter(results.values()))[0]
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
@@ -37,36 +39,40 @@ def standard_error(values: np.ndarray) -> np.ndarray:
 
 
 def table(results: Results) -> str:
-  """A line for each priority."""
-  metric, labels, found = curves(results)
-  lines = [
-      f'{metric:12} from {labels[0]} to {labels[-1]} labels      after'
-      f' {labels[-1]}'
-  ]
-  for priority, values in found.items():
-    texts = (
-        f'{of.mean():.4f} +- {standard_error(of):.4f}'
-        for of in (values.mean(1), values[:, -1])
+  """For each metric, a line of each priority."""
+  width, lines = max(12, *map(len, results)), []
+  for metric in metrics_of(_first(results)[0]):
+    labels, found = curves(results, metric)
+    lines.append(
+        f'{metric:{width}} from {labels[0]} to {labels[-1]} labels      after'
+        f' {labels[-1]}'
     )
-    lines.append(f'{priority:12} {"         ".join(texts)}')
+    for priority, values in found.items():
+      texts = (
+          f'{of.mean():.4f} +- {standard_error(of):.4f}'
+          for of in (values.mean(1), values[:, -1])
+      )
+      lines.append(f'{priority:{width}} {"         ".join(texts)}')
   return '\n'.join(lines)
 
 
 def plot(results: Results, path: epath.Path) -> None:
-  """Draws the metric against the number of labels."""
+  """Draws each metric against the number of labels."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(6.4, 4.2), layout='constrained')
+  metrics = metrics_of(_first(results)[0])
+  figure = Figure(figsize=(6.4 * len(metrics), 4.2), layout='constrained')
   FigureCanvasAgg(figure)
-  ax = figure.subplots()
-  metric, labels, found = curves(results)
-  for priority, values in found.items():
-    mean, error = values.mean(0), standard_error(values)
-    ax.plot(labels, mean, 'o-', label=priority)
-    ax.fill_between(labels, mean - error, mean + error, alpha=0.2)
-  ax.set(xlabel='labels', ylabel=metric)
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.legend(frameon=False)
+  axes = np.atleast_1d(figure.subplots(1, len(metrics)))
+  for metric, ax in zip(metrics, axes):
+    labels, found = curves(results, metric)
+    for priority, values in found.items():
+      mean, error = values.mean(0), standard_error(values)
+      ax.plot(labels, mean, 'o-', label=priority)
+      ax.fill_between(labels, mean - error, mean + error, alpha=0.2)
+    ax.set(xlabel='labels', ylabel=metric)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(frameon=False)
   with path.open('wb') as file:
     figure.savefig(file, dpi=120)

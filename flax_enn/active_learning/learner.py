@@ -114,13 +114,19 @@ class Learner:
     return state.variables
 
   def _evaluate(self, variables: Variables) -> dict[str, float]:
-    """The metrics of the network on the run's own evaluation."""
+    """The metrics of the network on the run's own evaluation.
+
+    Where it has rewards of items, also the regret of the best item of the pool.
+    """
     own = self._trainer.evaluations[0]
     batches = own.loader.eval_batches(
         own.dataset, own.split, own.spec, batch_size=own.scorer.batch_size
     )
     key = run_keys(self._trainer.config.seed)['evaluation']
-    return dict(own.scorer(variables, batches, key).metrics['enn'])
+    metrics = dict(own.scorer(variables, batches, key).metrics['enn'])
+    if items := self._pool.items:
+      metrics['regret'] = items.regret(variables, self._pool.indices(key))
+    return metrics
 
   def _first_state(self, seed: int) -> TrainState:
     """The state before training, that of the last seed kept for all rounds."""

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_enn.active_learning.items import Items, compares_items
 from flax_enn.core import Batch, Index
 from flax_enn.data.base import Source, Wrapped, chosen
 from flax_enn.inference.functions import Functions
@@ -91,6 +92,15 @@ class Pool:
     trainer = self.trainer
     return Programs(
         self.model, trainer.mesh, trainer.rules, Functions(self.model)
+    )
+
+  @functools.cached_property
+  def items(self) -> Items | None:
+    """Where the network has rewards of items, those of all pairs, at once."""
+    if not compares_items(self.model):
+      return None
+    return Items.of(
+        self.programs, concatenated([*self.read(np.arange(len(self)))])
     )
 
 

@@ -29,13 +29,17 @@ from flax_enn import annotations, build
 from flax_enn.active_learning.acquisition import (
     Acquisition,
     ByPriority,
+    DoubleThompson,
     InformationGain,
 )
 from flax_enn.active_learning.priorities import PRIORITIES
 
 PATH = 'config.active_learning'
 # Beside the functions of `PRIORITIES`: what needs more than log-probabilities.
-ACQUISITIONS: dict[str, type] = {'information_gain': InformationGain}
+ACQUISITIONS: dict[str, type] = {
+    'double_thompson': DoubleThompson,
+    'information_gain': InformationGain,
+}
 # What a priority gets from the batcher.
 _GIVEN = {'labels', 'key', 'ids', 'log_weights'}
 

@@ -23,6 +23,8 @@ class Preferences(Dataset):
   Attributes:
     n_train: pairs in the training split.
     n_test: pairs in the test split.
+    items: that the pairs of the training split are drawn from; None has new
+      items in each pair, as in the test split.
     features: F.
     hidden: hidden units of the reward.
     temperature: t; the lower, the surer the answers.
@@ -31,6 +33,7 @@ class Preferences(Dataset):
 
   n_train: int = 1000
   n_test: int = 1000
+  items: int | None = None
   features: int = 8
   hidden: int = 20
   temperature: float = 0.5
@@ -42,6 +45,8 @@ class Preferences(Dataset):
         ('features', 'hidden', 'temperature'),
         ('n_train', 'n_test', 'seed'),
     )
+    if self.items is not None and self.items < 2:
+      raise ValueError(f'items is {self.items}; it must be None or at least 2')
 
   @property
   def likelihood(self) -> Categorical:
@@ -62,7 +67,13 @@ class Preferences(Dataset):
   def load(self, split: str) -> ArraySource:
     n = self.n_train if split == 'train' else self.n_test
     rng = np.random.RandomState([self.seed, split == 'train'])
-    x = rng.normal(size=(n, 2, self.features))
+    if split == 'train' and self.items:
+      items = rng.normal(size=(self.items, self.features))
+      first = rng.randint(self.items, size=n)
+      second = (first + rng.randint(1, self.items, size=n)) % self.items
+      x = items[np.stack([first, second], 1)]
+    else:
+      x = rng.normal(size=(n, 2, self.features))
     first, second = self.rewards(x).T / self.temperature
     y = rng.logistic(size=n) < second - first
     return ArraySource(x.astype(np.float32), y.astype(np.int32))

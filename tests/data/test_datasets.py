@@ -83,6 +83,20 @@ def test_preferences_are_those_of_bradley_and_terry():
   assert abs(rewards.mean()) < 0.05 and 0.5 < rewards.std() < 1.5
 
 
+def test_pairs_of_few_items_share_them():
+  x, y, _ = everything(Preferences(n_train=400, items=6), 'train')
+  items, of = np.unique(x.reshape(800, -1), axis=0, return_inverse=True)
+  first, second = of.reshape(400, 2).T
+  assert len(items) == 6 and (first != second).all()
+  # Every pair in both orders, with an answer of its own each time.
+  count, wins = np.zeros((6, 6)), np.zeros((6, 6))
+  np.add.at(count, (first, second), 1)
+  np.add.at(wins, (first, second), y)
+  assert (count + 3 * np.eye(6) > 2).all()
+  assert ((wins > 0) & (wins < count)).any()
+  assert len(np.unique(everything(Preferences(items=6), 'test')[0])) > 1000
+
+
 def test_moons_are_half_circles():
   x, y, _ = everything(TwoMoons(noise=0.0), 'train')
   upper, lower = x[y == 0], x[y == 1]
@@ -122,6 +136,7 @@ def test_holdout_splits_the_training_split():
         (lambda: TwoMoons(noise=-0.1), r'noise is -0\.1; .* at least 0'),
         (lambda: Regression(n_test=-1), r'n_test is -1; .* at least 0'),
         (lambda: Preferences(temperature=0.0), r'temperature is 0\.0; .* ab'),
+        (lambda: Preferences(items=1), 'items is 1; .* None or at least 2'),
         (lambda: Fake(shape=(4, 0)), r'shape is \(4, 0\); .* above 0'),
         (lambda: Loader().source(Fake(), 'dev'), r"no split 'dev'"),
         (
