@@ -11,19 +11,21 @@ pair whose answer depends most on the function, `uniform` about any. Ten minutes
 on two CPU cores. Expected, mean and standard error over ten seeds:
 
                    regret from 20 to 100 labels   after 100
-  double_thompson  0.026 +- 0.011                 0.010 +- 0.010
-  bald             0.065 +- 0.014                 0.056 +- 0.025
-  uniform          0.091 +- 0.014                 0.057 +- 0.016
+  double_thompson  0.019 +- 0.011                 0.006 +- 0.006
+  bald             0.076 +- 0.011                 0.051 +- 0.023
+  uniform          0.088 +- 0.011                 0.057 +- 0.012
 
                    accuracy from 20 to 100 labels   after 100
-  double_thompson  0.767 +- 0.010                   0.776 +- 0.008
-  bald             0.781 +- 0.005                   0.806 +- 0.006
-  uniform          0.778 +- 0.006                   0.807 +- 0.003
+  double_thompson  0.764 +- 0.009                   0.776 +- 0.004
+  bald             0.774 +- 0.004                   0.801 +- 0.006
+  uniform          0.777 +- 0.005                   0.804 +- 0.003
 
 The regret is of the item of highest mean reward: how much more often the best
 item is preferred to another one, by all answers of the pool. The accuracy is of
 pairs of new items, on the test split: who looks for the best item learns less
-of all others.
+of all others. How much there is to gain depends on the items: with those of
+`config.dataset.seed = 2`, of which many are almost as good as the best, the
+regret is 0.015 +- 0.007, that of `uniform` 0.023 +- 0.011 (five seeds).
 """
 
 import ml_collections
@@ -36,7 +38,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = parse_variants(arg, known=('smoke',))
   config = default_config()
   config.dataset.update(name='preferences', n_train=8000, items=100)
-  config.batch_size = 20  # at most as many as there are labels at first
+  config.batch_size = 16  # at most as many as there are labels at first
   config.num_steps = 300  # of each round
   config.num_indices = 8
   config.network = {
