@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
 from flax_enn.field_checks import check_positive
 from flax_enn.losses.objective import Context
-from flax_enn.losses.required import trees
+from flax_enn.losses.required import log_softplus, trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,6 @@ class DiagonalKL:
       m = promote_to_float32(m) / self.prior_scale
       r = promote_to_float32(r)
       s = jax.nn.softplus(r) / self.prior_scale
-      log_s = _log_softplus(r) - math.log(self.prior_scale)
+      log_s = log_softplus(r) - math.log(self.prior_scale)
       total += 0.5 * (jnp.square(s) + jnp.square(m) - 1 - 2 * log_s).sum()
     return total / context.num_examples
-
-
-def _log_softplus(r: jax.Array) -> jax.Array:
-  """Below -20 it is r to all digits, where softplus underflows at last."""
-  return jnp.log(jax.nn.softplus(jnp.maximum(r, -20))) + jnp.minimum(r + 20, 0)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax_enn.core import Batch, Output, Variables, promote_to_float32
 from flax_enn.field_checks import check_positive, check_share
 from flax_enn.losses.objective import Context
-from flax_enn.losses.required import extras, trees
+from flax_enn.losses.required import extras, log_softplus, trees
 
 _LOG_2PI = math.log(2 * math.pi)
+_LEAST = 1e-18  # that u - m is divided by: whose square float32 holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,16 @@ class MixtureKL:
     total = jnp.zeros(())
     for u, m, r in zip(*map(jax.tree.leaves, (generated, mean, rho))):
       u, m, r = map(promote_to_float32, (u, m, r))
-      total += _log_normal(u - m, jax.nn.softplus(r)).sum()
+      scale = jnp.maximum(jax.nn.softplus(r), _LEAST)
+      total += _log_normal(u - m, scale, log_softplus(r)).sum()
       total -= self.log_prior(u).sum()
     return total / context.num_examples
 
   def log_prior(self, u: jax.Array) -> jax.Array:
     """The log-density of each weight under the prior."""
-    first, second = (_log_normal(u, s) for s in (self.scale_1, self.scale_2))
+    first, second = (
+        _log_normal(u, s, math.log(s)) for s in (self.scale_1, self.scale_2)
+    )
     if self.share in (0, 1):  # the logarithm of the other's would be infinite
       return first if self.share else second
     return jnp.logaddexp(
@@ -76,5 +80,7 @@ class MixtureKL:
     )
 
 
-def _log_normal(x: jax.Array, scale: jax.Array | float) -> jax.Array:
-  return -0.5 * (jnp.square(x / scale) + _LOG_2PI) - jnp.log(scale)
+def _log_normal(
+    x: jax.Array, scale: jax.Array | float, log_scale: jax.Array | float
+) -> jax.Array:
+  return -0.5 * (jnp.square(x / scale) + _LOG_2PI) - log_scale

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from flax_enn.core import Output, Variables
 
 
@@ -84,3 +87,11 @@ def mean_and_drawn(outputs: Any, loss: str) -> tuple[Output, Output]:
         ' objective'
     )
   return outputs['mean'], outputs['drawn']
+
+
+def log_softplus(r: jax.Array) -> jax.Array:
+  """The logarithm of a deviation, finite where softplus has underflowed to 0.
+
+  Below -20 it is r to all digits.
+  """
+  return jnp.log(jax.nn.softplus(jnp.maximum(r, -20))) + jnp.minimum(r + 20, 0)

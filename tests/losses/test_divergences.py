@@ -117,6 +117,26 @@ def test_mixture_kl_is_the_log_ratio_at_the_weights(share):
   np.testing.assert_allclose(found, expected / EXAMPLES, rtol=1e-5)
 
 
+@pytest.mark.parametrize('rho', [-60.0, -90.0, -104.0, -300.0])
+def test_mixture_kl_of_a_vanishing_spread_is_finite(rho):
+  """From -44 on the square of the spread underflows, from -104 on itself."""
+  noise = jnp.array([3.0])
+
+  def value(params):
+    m, r = params['mean']['a'], params['rho']['a']
+    generated = {'a': m + jax.nn.softplus(r) * noise}
+    output = OUTPUT.replace(extra={'generated': generated})
+    return score(losses.MixtureKL(0.7, 0.3, 0.5), output, params)
+
+  params = {'mean': {'a': jnp.ones(1)}, 'rho': {'a': jnp.full(1, rho)}}
+  found, grads = jax.value_and_grad(value)(params)
+  p = scipy.stats.norm.pdf(1, 0, [0.7, 0.3]).mean()
+  expected = -rho - 0.5 * np.log(2 * np.pi) - np.log(p)
+  np.testing.assert_allclose(found, expected / EXAMPLES, rtol=1e-5)
+  np.testing.assert_allclose(grads['rho']['a'], -1 / EXAMPLES, rtol=1e-5)
+  assert np.isfinite(grads['mean']['a']).all()
+
+
 def test_mixture_kl_of_far_weights_is_finite():
   far = OUTPUT.replace(extra={'generated': {'a': jnp.full((2, 3), 100.0)}})
   params = {'mean': {'a': MEAN['a']}, 'rho': {'a': RHO['a']}}
