@@ -100,6 +100,16 @@ class Objective:
           f'indices have the names {sorted(self.indices)}, which needs a loss'
           ' that sees them at once; set across to True'
       )
+    for field in ('inputs', 'indices'):
+      value = getattr(self, field)
+      try:
+        hash(tuple(value.values()) if isinstance(value, dict) else value)
+      except TypeError as e:
+        raise ValueError(
+            f'{field} is {value!r}, which has no hash; objectives of equal'
+            f' {field} share a forward pass: make it a function, or a frozen'
+            ' dataclass of values'
+        ) from e
     seeds = [n.seed for n in self.noise if hasattr(n, 'seed')]
     if len(set(seeds)) < len(seeds):
       raise ValueError(

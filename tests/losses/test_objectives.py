@@ -1,5 +1,6 @@
 """Several objectives in one step: each on its own schedule, or only logged."""
 
+import dataclasses
 import functools
 
 from flax import linen as nn
@@ -214,6 +215,38 @@ def test_a_config_says_when_an_objective_is_trained():
   config = tiny.changed(config, {'objectives.prior.every': 2.5})
   with pytest.raises(ValueError, match=r'prior\.every is 2\.5.*an integer'):
     create_objectives(config)
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_a_loss_may_be_a_number(every):
+  number = Objective(lambda outputs, batch, **_: 0.5, 2, every=every)
+  _, logs = jax.jit(stepper({'data': XENT, 'number': number}))(start(), BATCH)
+  expected = logs['loss_data'] + (1 if every == 1 else 0)
+  np.testing.assert_allclose(logs['loss'], expected, rtol=1e-6)
+  assert logs['loss_number'] == 0.5
+
+
+@dataclasses.dataclass
+class Shifted:
+  """Inputs that do not hash, as a dataclass that is not frozen."""
+
+  by: float = 1.0
+
+  def __call__(self, batch, key):
+    return batch.replace(x=batch.x + self.by)
+
+
+@pytest.mark.parametrize(
+    'choices',
+    [
+        {'inputs': Shifted()},
+        {'indices': Shifted()},
+        {'indices': {'mean': Shifted()}, 'across': True},
+    ],
+)
+def test_what_does_not_hash_is_refused(choices):
+  with pytest.raises(ValueError, match=r'is .*Shifted.* has no hash; object'):
+    Objective(losses.Xent(), **choices)
 
 
 def test_every_is_at_least_one():
