@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flax_enn.core import promote_to_float32
+
 
 class Clusters(NamedTuple):
   """K clusters of B points with F entries.
@@ -41,16 +43,20 @@ def kmeans(
   Array([0.5, 9. ], dtype=float32)
 
   Args:
-    x: `[B, F]` points.
+    x: `[B, F]` points; integers become floats.
     key: of the start.
-    num_clusters: K, at most B.
+    num_clusters: K, from 1 to B.
     num_iterations: of assigning points and moving centroids.
+
+  Raises:
+    ValueError: there are fewer points than clusters, or no cluster.
   """
-  if num_clusters > len(x):
+  if not 1 <= num_clusters <= len(x):
     raise ValueError(
         f'num_clusters is {num_clusters}, but there are {len(x)} points; set it'
-        ' to that or less'
+        ' to that or less, and to 1 at least'
     )
+  x = promote_to_float32(x)
   rows = jax.random.choice(key, len(x), (num_clusters,), replace=False)
 
   def move(_, centroids):

@@ -1,5 +1,7 @@
 """k-means against a loop over points, and its law of empty clusters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,10 +43,23 @@ def test_an_empty_cluster_stays_where_it_is():
   np.testing.assert_array_equal(found.mean_squares, [0, 0])
 
 
-def test_more_clusters_than_points_are_refused():
-  with pytest.raises(ValueError, match='num_clusters is 3, but there are 2'):
+@pytest.mark.parametrize('clusters', [-1, 0, 3])
+def test_no_clusters_and_more_than_points_are_refused(clusters):
+  says = f'num_clusters is {clusters}, but there are 2'
+  with pytest.raises(ValueError, match=says):
     key = jax.random.key(0)
-    kmeans(jnp.ones((2, 1)), key, num_clusters=3, num_iterations=1)
+    kmeans(jnp.ones((2, 1)), key, num_clusters=clusters, num_iterations=1)
+
+
+@pytest.mark.parametrize('dtype', [np.int32, np.uint8, jnp.bfloat16])
+def test_points_of_other_dtypes_are_clustered_as_floats(dtype):
+  x = np.array([[0], [1], [8], [10]], dtype)
+  run = functools.partial(
+      kmeans, key=jax.random.key(0), num_clusters=2, num_iterations=5
+  )
+  for found, expected in zip(run(x), run(x.astype(np.float32))):
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_golden_kmeans():
