@@ -19,6 +19,7 @@ from flax_enn.data import Dataset, Loader
 from flax_enn.data.in_memory import Pair, data_set_of
 from flax_enn.evaluation.evaluation import preprocess_of
 from flax_enn.evaluation.scorer import Scorer
+from flax_enn.inference import checked_input
 from flax_enn.likelihoods import Likelihood
 from flax_enn.loggers import Logger, TerminalLogger
 from flax_enn.losses import Context, Objective
@@ -183,13 +184,26 @@ class Experiment:
   def predict(self, x: Any, key: jax.Array) -> jax.Array:
     """Outputs `[B, C]` of the function at one index, drawn from the key.
 
-    The same key is the same function of all inputs. It can be traced.
+    The same key is the same function of all inputs. It can be traced. x is as
+    the network takes it: after the data's `preprocess`.
+
+    Raises:
+      ValueError: x has another form.
     """
+    self._check(x)
     return self._predict(self.state.variables, x, key)
 
   def loss(self, batch: Batch, key: jax.Array) -> jax.Array:
-    """The weighted sum of the objectives `[]`, at indices from the key."""
+    """The weighted sum of the objectives `[]`, at indices from the key.
+
+    The inputs are as in `predict`.
+    """
+    self._check(batch.x)
     return self._loss(self.state, batch, key)
+
+  def _check(self, x: Any) -> None:
+    form = jax.eval_shape(lambda x: x, x)
+    checked_input.check_form(self.dataset.input_spec, form)
 
   def _predict_at(self, variables: Any, x: Any, key: jax.Array) -> jax.Array:
     index = self.network.indexer.sample(key, 1)[0]

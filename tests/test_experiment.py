@@ -206,6 +206,28 @@ def test_data_are_preprocessed_in_training_and_in_evaluation():
   assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('x', 'says'),
+    [
+        (np.ones((3, 2, 2, 1), np.uint8), r'uint8\[3, 2, 2, 1\].*`preprocess'),
+        (np.ones((3, 2, 2, 3), np.float32), r'float32\[3, 2, 2, 3\]; expected'),
+        (np.ones((2, 2, 1), np.float32), 'one input is a batch of one'),
+        ([1.0, 2.0], 'expected float32'),
+    ],
+)
+def test_refuses_inputs_that_the_network_does_not_take(x, says):
+  stored = np.zeros((8, 2, 2, 1), np.uint8), np.arange(8) % 2
+  run = Experiment(
+      Deterministic(MLP((4,), 2)),
+      Xent(),
+      optax.sgd(0.1),
+      Bytes(ArraySource(*stored)),
+  )
+  for ask in (run.predict, lambda x, key: run.loss(a_batch(x, 0), key)):
+    with pytest.raises(ValueError, match=rf'inputs are .*{says}'):
+      ask(x, jax.random.key(0))
+
+
 def test_inputs_may_be_a_tree_of_any_dtypes():
   class Tokens(nn.Module):
     @nn.compact

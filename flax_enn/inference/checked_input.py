@@ -14,8 +14,20 @@ def inputs(model: Model, x: Any) -> Any:
   Raises:
     ValueError: they are of another form.
   """
-  x = jax.tree.map(np.asarray, x)
-  spec = model.input_spec
+  x, spec = jax.tree.map(np.asarray, x), model.input_spec
+  found, expected = check_form(spec, x)
+  rows = {len(a) for a in jax.tree.leaves(x)}
+  if len(rows) != 1 or rows == {0}:
+    raise ValueError(f'inputs are {found}; expected {expected}, with B >= 1')
+  return jax.tree.map(lambda a, s: a.astype(s.dtype, copy=False), x, spec)
+
+
+def check_form(spec: Any, x: Any) -> tuple[Any, Any]:
+  """The forms of arrays `[B, ...]` and of what a network takes, in words.
+
+  Raises:
+    ValueError: they are not the same.
+  """
   expected = jax.tree.map(lambda s: f'{s.dtype}[B, {_sizes(s.shape)}]', spec)
   found = jax.tree.map(lambda a: f'{a.dtype}[{_sizes(a.shape)}]', x)
   wrong = jax.tree.structure(x) != jax.tree.structure(spec)
@@ -31,10 +43,7 @@ def inputs(model: Model, x: Any) -> Any:
     elif any(a.dtype == np.uint8 for a, _ in leaves):
       hint = '; bytes of an image become an input by `preprocess(image)`'
     raise ValueError(f'inputs are {found}; expected {expected}{hint}')
-  rows = {len(a) for a, _ in leaves}
-  if len(rows) != 1 or rows == {0}:
-    raise ValueError(f'inputs are {found}; expected {expected}, with B >= 1')
-  return jax.tree.map(lambda a, s: a.astype(s.dtype, copy=False), x, spec)
+  return found, expected
 
 
 def examples(model: Model, x: Any, y: Any) -> tuple[Any, np.ndarray]:
