@@ -356,7 +356,7 @@ def test_unrolled_members_are_the_vmapped_ones_in_chunks(monkeypatch):
 
 
 def traced(member, size, mesh=None):
-  """Whether there is a scan over members, and the groups of convolutions."""
+  """Whether a scan over all members is unrolled, and groups of convolutions."""
   network = Ensemble(member, size)
   x = X if isinstance(member, MLP) else IMAGES
   on = contextlib.nullcontext() if mesh is None else sharding.use_mesh(mesh)
@@ -366,7 +366,8 @@ def traced(member, size, mesh=None):
     )
     jaxpr = jax.make_jaxpr(network.apply)(variables, x, jnp.zeros(size))
   found = list(equations(jaxpr.jaxpr))
-  return 'scan' in {e.primitive.name for e in found}, {
+  scans = [e.params for e in found if e.primitive.name == 'scan']
+  return any(scan['unroll'] == scan['length'] == size for scan in scans), {
       e.params['feature_group_count']
       for e in found
       if e.primitive.name == 'conv_general_dilated'
@@ -382,7 +383,7 @@ def test_members_are_unrolled_where_that_is_faster(monkeypatch):
   assert traced(MEMBER, 2, mesh_of((2, 1, 1))) == unrolled
   assert traced(MEMBER, 2, mesh_of((1, 2, 1))) == (False, {1})  # each its own
   assert traced(MEMBER, 3, mesh_of((1, 2, 1))) == unrolled
-  assert traced(MEMBER, most)[0]
+  assert most >= 40 and traced(MEMBER, most) == unrolled
   assert not traced(MEMBER, most + 1)[0]
   assert traced(BASE, 2) == (False, set())
   monkeypatch.setattr(ensembles, 'MIN_UNROLLED', 10**4)

@@ -17,9 +17,9 @@ from flax_enn.networks.checks import check_index, check_positive
 from flax_enn.networks.layers import contract, run_base
 from flax_enn.sharding import members
 
-# Members that are written out one by one at most: each adds to the time that
-# compiling takes.
-MAX_UNROLLED = 16
+# Members that are written out one by one at most. Compiling takes a second for
+# each small convnet, of which some twenty steps have saved as much.
+MAX_UNROLLED = 64
 # Numbers in the largest kernel of a member, at least: what smaller ones save is
 # less than compiling them takes.
 MIN_UNROLLED = 512
