@@ -182,15 +182,6 @@ def test_log_variances_may_be_extra():
   assert extra['log_var'].dtype == jnp.float32
 
 
-def test_a_range_of_gammas_may_be_a_list():
-  x, key = jnp.ones((2, 3)), jax.random.key(0)
-  one, other = (
-      GPPrior(2, 4, gamma=kind([0.5, 2.0])).init_with_output(key, x)[0][0]
-      for kind in (tuple, list)
-  )
-  np.testing.assert_array_equal(one, other)
-
-
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

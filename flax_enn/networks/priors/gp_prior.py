@@ -57,7 +57,7 @@ class GPPrior(nn.Module):
     )
     alpha = self.param('alpha', normal, (features,))
     gamma = self.gamma
-    if isinstance(gamma, (tuple, list)):
+    if isinstance(gamma, tuple):
       gamma = self.param('gamma', _uniform, (features, 1), *gamma)
     phase = jnp.einsum('bf,kfc->bkc', x, weights)
     waves = jnp.cos(gamma * phase + bias)
