@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_positive
 from flax_enn.networks.hypermodel import parameter_shapes, run_on
 from flax_enn.networks.key_index import draw
 

@@ -1,13 +1,9 @@
-"""Checks of what a network is given: its index, and its fields."""
+"""Checks of the index that a network is given."""
 
 import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
-from flax_enn.field_checks import check_finite as check_finite
-from flax_enn.field_checks import check_not_negative as check_not_negative
-from flax_enn.field_checks import check_positive as check_positive
-from flax_enn.field_checks import check_share as check_share
 
 
 def check_index(index: jax.Array, shape: tuple[int, ...], owner: str) -> None:

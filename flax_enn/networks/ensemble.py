@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from flax_enn import backend, sampling, sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.checks import check_index, check_positive
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.layers import contract, run_base
 from flax_enn.sharding import members
 

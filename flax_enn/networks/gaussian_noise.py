@@ -6,10 +6,10 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_positive
 from flax_enn.networks.key_index import draw
 
 

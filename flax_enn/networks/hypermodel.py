@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import GaussianIndexer, ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_index, check_positive
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.layers import fan_in_init, run_base
 
 # Where kernels are scaled: standard deviation of what the index adds at first,

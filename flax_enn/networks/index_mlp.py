@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import GaussianWithUnitIndexer
-from flax_enn.networks.checks import check_index, check_positive
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.layers import Dtype, IndexDense, fan_in_init
 
 

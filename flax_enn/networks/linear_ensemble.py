@@ -7,9 +7,10 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_finite, check_positive
 from flax_enn.indexers import ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_finite, check_index, check_positive
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.layers import Dtype, IndexContract

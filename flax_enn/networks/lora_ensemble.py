@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_finite, check_positive
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.adapters import Layer, run_adapted
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_finite, check_index, check_positive
+from flax_enn.networks.checks import check_index
 from flax_enn.networks.layers import fan_in_init, per_member
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.core import Example, Index, Indexer, Output
+from flax_enn.field_checks import check_finite
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_finite
 from flax_enn.networks.ensemble import Ensemble
 
 

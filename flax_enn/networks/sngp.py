@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from flax_enn import sharding, step_batch
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive, check_share
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.backbones.spectral_norm import SpectralNorm
-from flax_enn.networks.checks import check_positive, check_share
 from flax_enn.networks.features import run_features
 from flax_enn.networks.frozen import Frozen
 from flax_enn.networks.key_index import draw

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Example, Index, Output, promote_to_float32
+from flax_enn.field_checks import check_positive
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
-from flax_enn.networks.checks import check_positive
 from flax_enn.networks.features import run_features
 from flax_enn.networks.key_index import draw
 from flax_enn.networks.layers import fan_in_init

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
-from flax_enn.networks.checks import (
+from flax_enn.field_checks import (
     check_not_negative,
     check_positive,
     check_share,

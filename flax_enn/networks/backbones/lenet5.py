@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 import jax
 
-from flax_enn.networks.checks import check_positive
+from flax_enn.field_checks import check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import promote_to_float32
-from flax_enn.networks.checks import check_positive
+from flax_enn.field_checks import check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init
 
 # Expansion, channels, blocks, stride of the first of them.

@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.networks.checks import check_positive
+from flax_enn.field_checks import check_positive
 
 
 class SpectralNorm(nn.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
-from flax_enn.networks.checks import (
+from flax_enn.field_checks import (
     check_not_negative,
     check_positive,
     check_share,

@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.networks.checks import check_not_negative
+from flax_enn.field_checks import check_not_negative
 from flax_enn.networks.ensemble import run_members
 
 

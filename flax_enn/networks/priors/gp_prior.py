@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_enn.networks.checks import check_finite, check_positive
+from flax_enn.field_checks import check_finite, check_positive
 
 
 class GPPrior(nn.Module):

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import Index
-from flax_enn.networks.checks import (
+from flax_enn.field_checks import (
     check_finite,
     check_not_negative,
     check_positive,
-    check_vector,
 )
+from flax_enn.networks.checks import check_vector
 
 
 class IndependentLayersPrior(nn.Module):

@@ -7,11 +7,8 @@ from flax import linen as nn
 import jax
 
 from flax_enn.core import Index, promote_to_float32
-from flax_enn.networks.checks import (
-    check_not_negative,
-    check_positive,
-    check_vector,
-)
+from flax_enn.field_checks import check_not_negative, check_positive
+from flax_enn.networks.checks import check_vector
 from flax_enn.networks.layers import Dtype, IndexDense
 
 # Standard deviation of a standard normal that is cut at two.

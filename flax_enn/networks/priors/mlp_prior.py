@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
-from flax_enn.networks.checks import check_finite, check_positive
+from flax_enn.field_checks import check_finite, check_positive
 from flax_enn.networks.layers import Dtype, fan_in_init, per_member
 
 

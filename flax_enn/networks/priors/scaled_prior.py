@@ -5,7 +5,7 @@ import dataclasses
 
 from flax import linen as nn
 
-from flax_enn.networks.checks import check_finite
+from flax_enn.field_checks import check_finite
 
 
 @dataclasses.dataclass(frozen=True)
