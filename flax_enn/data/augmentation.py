@@ -4,11 +4,12 @@ from collections.abc import Callable
 import functools
 from typing import Any, TypeVar, cast
 
+import jax
 import numpy as np
 from PIL import Image
 
 from flax_enn.data.preprocess import MODES
-from flax_enn.data.row_generators import Generators, OneRow, RowGenerators
+from flax_enn.data.row_generators import Generators, OneRow
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -26,9 +27,10 @@ def batched(augment: F) -> F:
 
   @functools.wraps(augment)
   def one_or_many(self: Any, x: Any, rng: Any) -> Any:
-    if isinstance(rng, RowGenerators):
+    if isinstance(rng, Generators):
       return augment(self, x, rng)
-    return augment(self, np.asarray(x)[None], OneRow(rng))[0]
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], x)
+    return jax.tree.map(lambda leaf: leaf[0], augment(self, one, OneRow(rng)))
 
   vars(one_or_many)['batched'] = True
   return cast(F, one_or_many)

@@ -1,15 +1,17 @@
 """What a data set is: examples of a split, and what a network sees of them."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import numpy as np
 
 from flax_enn.data.preprocess import IDENTITY, Preprocess
 from flax_enn.likelihoods import Likelihood
+
+F = TypeVar('F', bound=Callable[..., Any])
 
 # `x`, `y`, and where the data have one `weight`, of one example.
 Element = Mapping[str, Any]
@@ -162,6 +164,15 @@ class ArraySource:
     return element
 
 
+def passes_on(augment: F) -> F:
+  """Marks an `augment` that does what that of the wrapped data set does.
+
+  It is at random, and takes many examples, where that is so and does.
+  """
+  vars(augment)['passes_on'] = True
+  return augment
+
+
 @dataclasses.dataclass(frozen=True)
 class Wrapped(Dataset):
   """Another data set, of which a subclass changes what it loads.
@@ -193,6 +204,7 @@ class Wrapped(Dataset):
   def preprocess(self) -> Preprocess:
     return self.dataset.preprocess
 
+  @passes_on
   def augment(self, x: Any, rng: Any) -> Any:
     return self.dataset.augment(x, rng)
 
@@ -206,9 +218,9 @@ class Wrapped(Dataset):
 
   @property
   def _augmented(self) -> Any:
-    """What knows how it augments: a subclass, or what it wraps."""
-    inherited = type(self).augment is Wrapped.augment
-    return self.dataset if inherited else super()
+    """What knows how it augments: what it wraps, or a subclass."""
+    passes = getattr(type(self).augment, 'passes_on', False)
+    return self.dataset if passes else super()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -45,6 +45,11 @@ class RowGenerators:
     By the method of Lemire (arXiv:1805.10941), which draws again where a
     product would be more likely than others.
     """
+    if not 0 < high - low <= 2**32 - 1:
+      raise ValueError(
+          f'no integer can be drawn from {low} to below {high}; expected at'
+          ' least one, and fewer than 2**32'
+      )
     count = np.uint64(high - low)
     if count == 1:  # draws nothing, as numpy
       return np.full(len(self._positions), low)

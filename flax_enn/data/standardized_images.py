@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from flax_enn.data.base import Wrapped
+from flax_enn.data.base import Wrapped, passes_on
 from flax_enn.data.image_preprocess import PerImage
-from flax_enn.data.row_generators import RowGenerators
+from flax_enn.data.row_generators import Generators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +22,8 @@ class StandardizedImages(Wrapped):
   def preprocess(self) -> PerImage:
     return PerImage(self.dataset.preprocess)
 
+  @passes_on
   def augment(self, x: Any, rng: Any) -> np.ndarray:
-    x, many = self.dataset.augment(x, rng), isinstance(rng, RowGenerators)
+    x, many = self.dataset.augment(x, rng), isinstance(rng, Generators)
     x = self.preprocess.standardized(x if many else x[None])
     return x if many else x[0]
-
-  @property
-  def augments(self) -> bool:
-    return self.dataset.augments
-
-  @property
-  def augments_batches(self) -> bool:
-    return self.dataset.augments_batches

@@ -75,6 +75,12 @@ def test_zero_changes_nothing(change):
   assert change(images, 0, OneRow(np.random.default_rng(0))) is images
 
 
+@pytest.mark.parametrize('high', [3, 2, 3 + 2**32])
+def test_what_cannot_be_drawn(high):
+  with pytest.raises(ValueError, match=f'from 3 to below {high}'):
+    RowGenerators(0, np.arange(2)).integers(3, high)
+
+
 def numpys(seed, position):
   """The generator that Grain has at a position."""
   philox = np.random.Philox(seed)

@@ -10,6 +10,7 @@ import pytest
 
 from flax_enn.data import ArraySource, Taken
 from flax_enn.data.arrays import Arrays
+from flax_enn.data.augmentation import batched
 from flax_enn.data.base import Wrapped
 from flax_enn.data.cifar10 import Cifar10
 from flax_enn.data.fake import Fake
@@ -142,21 +143,33 @@ AUGMENTED = {
 
 
 @pytest.mark.parametrize('name', AUGMENTED)
+# At the second start positions have more than 32 bits.
+@pytest.mark.parametrize('start', [5, 2**30])
 @pytest.mark.parametrize('shard', [(0, 1), slow((1, 2))])
-def test_augmented_as_read(name, shard, monkeypatch):
+def test_augmented_as_read(name, start, shard, monkeypatch):
   dataset, source = AUGMENTED[name], of_bytes((32, 32, 3))
   grey = of_bytes((28, 28, 1))
   monkeypatch.setattr(Cifar10, 'load', lambda *_: source)
   monkeypatch.setattr(Mnist, 'load', lambda *_: grey)
   kwargs = dict(zip(('shard_index', 'shard_count'), shard), batch_size=12)
-  taken = train_batches(dataset, seed=3, start=5, **kwargs)
+  taken = train_batches(dataset, seed=3, start=start, **kwargs)
   held = eval_batches(dataset, 'test', **kwargs)
   monkeypatch.setattr(Cifar10, 'load', lambda *_: Opaque(source))
   monkeypatch.setattr(Mnist, 'load', lambda *_: Opaque(grey))
-  read = train_batches(dataset, seed=3, start=5, **kwargs)
+  read = train_batches(dataset, seed=3, start=start, **kwargs)
   assert_equal(taken, read)
   assert taken.examples() is None or not dataset.augments
   assert isinstance(held, Taken)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_augmented_arrays_as_read(dtype, tmp_path):
+  source = of_bytes((8, 6, 3))
+  x, y = source.x.astype(dtype), source.y
+  np.savez(tmp_path / 'a', x_train=x, y_train=y, x_test=x, y_test=y)
+  fields = {'path': str(tmp_path / 'a.npz'), 'padding': 2, 'flip': True}
+  both = (Arrays(**fields), OpaqueArrays(**fields))
+  assert_equal(*(train_batches(dataset, 12, seed=3) for dataset in both))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +187,39 @@ class DarkerCifar(Cifar10):
     return super().augment(x, rng) / (2 + rng.random())
 
 
+@dataclasses.dataclass(frozen=True)
+class DarkerStandardized(StandardizedImages):
+
+  def augment(self, x, rng):
+    return super().augment(x, rng) / (2 + rng.random())
+
+
+@dataclasses.dataclass(frozen=True)
+class DarkerBatched(Cifar10):
+
+  @batched
+  def augment(self, x, rng):
+    scale = np.float32(2 + rng.random())
+    return super().augment(x, rng) / scale[:, None, None, None]
+
+
+def test_an_augmentation_may_build_on_a_batched_one(monkeypatch):
+  source, dataset = of_bytes((32, 32, 3)), DarkerBatched()
+  monkeypatch.setattr(Cifar10, 'load', lambda *_: source)
+  taken = train_batches(dataset, 12, seed=3)
+  monkeypatch.setattr(Cifar10, 'load', lambda *_: Opaque(source))
+  assert_equal(taken, train_batches(dataset, 12, seed=3))
+
+
 @pytest.mark.parametrize(
-    'dataset', [Darker(Cifar10()), DarkerCifar(), Darker(Fake((32, 32, 3)))]
+    'dataset',
+    [
+        Darker(Cifar10()),
+        DarkerCifar(),
+        Darker(Fake((32, 32, 3))),
+        DarkerStandardized(Cifar10()),
+        DarkerStandardized(Fake((32, 32, 3))),
+    ],
 )
 def test_an_augmentation_of_ones_own_is_used(dataset, monkeypatch):
   monkeypatch.setattr(Cifar10, 'load', lambda *_: of_bytes((32, 32, 3)))

@@ -102,7 +102,8 @@ def test_texts_are_framed_padded_and_cut(pieces):
   long = pieces('the ' * 40)
   assert long['input_mask'].all()
   assert pieces.vocabulary[long['token_ids'][-1]] == '[SEP]'
-  for name, both in pieces.many(['The cat', b'the ' * 40]).items():
+  many = pieces.of_many(None)(['The cat', b'the ' * 40])
+  for name, both in many.items():
     np.testing.assert_array_equal(both, [x[name], long[name]])
     assert both.dtype == np.int32
   with pytest.raises(ValueError, match='a text is int; expected str'):
@@ -248,7 +249,7 @@ def test_a_run_knows_its_vocabulary_without_its_data(tmp_path):
   texts = Cola(str(data)).load('test')
   shutil.rmtree(data)
   predictor = Predictor.load(tmp_path / 'run')
-  x = predictor.model.preprocess.many(texts.x[:8])
+  x = predictor.model.preprocess.of_many(texts.x)(texts.x[:8])
   probs = predictor.probs(x)
   np.testing.assert_array_equal(probs.argmax(-1), texts.y[:8])
   again = jax.tree.map(lambda *leaves: np.stack(leaves), *(
@@ -266,5 +267,6 @@ def test_the_real_files():
   assert 0.6 < cola.load('train').y.mean() < 0.8
   pieces = cola.preprocess
   assert len(pieces.vocabulary) == 4000
-  ids = pieces.many(cola.load('test').x)['token_ids']
+  x = cola.load('test').x
+  ids = pieces.of_many(x)(x)['token_ids']
   assert (ids == 1).mean() < 1e-3
