@@ -298,6 +298,8 @@ def test_a_name_stands_for_one_priority():
   new = {'priorities': {'ucb': {'name': 'ucb', 'factor': 2.0}}}
   with pytest.raises(ValueError, match=r"'factor': 2\.0} here; give it"):
     check_same(old, new, 'run')
+  with pytest.raises(ValueError, match=r'bald is .* give it another'):
+    check_same({}, {'priorities': {'bald': {'name': 'ucb'}}}, 'run')
 
 
 def test_no_recipe():
@@ -326,6 +328,8 @@ def test_regret_has_a_table_of_its_own():
       ['accuracy', 'from', '5', 'to', '5', 'labels', 'after', '5'],
       ['double_thompson', *2 * ['0.5000', '+-', '0.0000']],
   ]
+  of['uniform'] = [[{'labels': 5, 'accuracy': 0.5}]]  # of an older version
+  assert 'regret' not in curves.table(of)
 
 
 CONFIG = f"""

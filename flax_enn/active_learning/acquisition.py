@@ -118,7 +118,8 @@ class InformationGain:
       indices = pool.indices(index_key)
       belief = variables, indices, jnp.zeros(len(indices))
       order = np.asarray(jax.random.permutation(key, len(left)))
-      targets = concatenated([*pool.read(left[order[: self.targets]])]).x
+      drawn = concatenated([*pool.read(left[order[: self.targets]])])
+      targets = jax.tree.map(lambda leaf: leaf[drawn.mask > 0], drawn.x)
       options = {'pairwise': self.pairwise, 'num_samples': self.num_samples}
       gains = np.concatenate([
           np.where(
@@ -166,7 +167,7 @@ class DoubleThompson:
         drawing, choosing = jax.random.split(jax.random.fold_in(key, number))
         indices = pool.indices(drawing, 1 + self.tries)
         rewards = items.rewards(variables, indices)
-        rows = np.setdiff1d(left, asked)
+        rows = np.setdiff1d(left[items.mask[left] > 0], asked)
         # Repeated to a fixed number: it is compiled once.
         pairs = items.pairs[np.resize(rows, len(pool))]
         pair = np.asarray(choose(rewards, choosing, pairs))

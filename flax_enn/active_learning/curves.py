@@ -1,6 +1,7 @@
 """What active learning has reached, as a table and as a plot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import itertools
 from typing import Any
 
 from etils import epath
@@ -11,9 +12,10 @@ Round = Mapping[str, Any]
 Results = Mapping[str, Sequence[Sequence[Round]]]
 
 
-def metrics_of(found: Round) -> list[str]:
-  """The metrics that are shown, those that a round has of them."""
-  return [name for name in ('regret', 'accuracy', 'rmse') if name in found]
+def metrics_of(*rounds: Round) -> list[str]:
+  """The metrics that are shown, those of them that every round has."""
+  names = 'regret', 'accuracy', 'rmse'
+  return [name for name in names if all(name in found for found in rounds)]
 
 
 def curves(
@@ -31,6 +33,12 @@ def _first(results: Results) -> Sequence[Round]:
   return next(iter(results.values()))[0]
 
 
+def _rounds(results: Results) -> Iterator[Round]:
+  """Every round of every seed of every priority."""
+  for seeds in results.values():
+    yield from itertools.chain.from_iterable(seeds)
+
+
 def standard_error(values: np.ndarray) -> np.ndarray:
   """Of the mean over the first axis; 0 of a single value."""
   if len(values) < 2:
@@ -41,7 +49,7 @@ def standard_error(values: np.ndarray) -> np.ndarray:
 def table(results: Results) -> str:
   """For each metric, a line of each priority."""
   width, lines = max(12, *map(len, results)), []
-  for metric in metrics_of(_first(results)[0]):
+  for metric in metrics_of(*_rounds(results)):
     labels, found = curves(results, metric)
     lines.append(
         f'{metric:{width}} from {labels[0]} to {labels[-1]} labels      after'
@@ -61,7 +69,7 @@ def plot(results: Results, path: epath.Path) -> None:
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  metrics = metrics_of(_first(results)[0])
+  metrics = metrics_of(*_rounds(results))
   figure = Figure(figsize=(6.4 * len(metrics), 4.2), layout='constrained')
   FigureCanvasAgg(figure)
   axes = np.atleast_1d(figure.subplots(1, len(metrics)))

@@ -32,12 +32,14 @@ class Items:
     x: pytree of numpy `[M, 1, ...]`: each item a choice of one, whose logit is
       its reward.
     pairs: `[P, 2]` numbers of the items of each pair.
+    mask: `[P]`, 0 where a pair cannot be read.
     wins: `[M]` of the pairs with an item, the share whose label prefers it.
   """
 
   programs: Programs
   x: Any
   pairs: np.ndarray
+  mask: np.ndarray
   wins: np.ndarray
 
   @classmethod
@@ -62,13 +64,15 @@ class Items:
     )
     pairs = numbers.reshape(-1, 2)
     preferred = np.bincount(
-        pairs[np.arange(len(pairs)), batch.y], minlength=len(first)
+        pairs[np.arange(len(pairs)), batch.y], batch.mask, len(first)
     )
+    shown = np.bincount(pairs.ravel(), np.repeat(batch.mask, 2))
     return cls(
         programs,
         jax.tree.map(lambda a: a[first][:, None], each),
         pairs,
-        preferred / np.bincount(pairs.ravel()),
+        batch.mask,
+        preferred / np.maximum(shown, 1),
     )
 
   def rewards(self, variables: Variables, indices: Index) -> np.ndarray:

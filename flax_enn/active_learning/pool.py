@@ -72,7 +72,10 @@ class Pool:
     )
 
   def read(self, ids: np.ndarray) -> Iterator[Batch]:
-    """All of the examples on every process, in batches without padding."""
+    """All of the examples on every process, in batches without padding.
+
+    One that cannot be read has a stand-in, with mask 0.
+    """
     whole = dataclasses.replace(self.loader, shard_index=0, shard_count=1)
     batches = whole.eval_batches(
         self.part(ids), 'train', self.model.spec, batch_size=_ROWS

@@ -40,6 +40,7 @@ ACQUISITIONS: dict[str, type] = {
     'double_thompson': DoubleThompson,
     'information_gain': InformationGain,
 }
+_DEFAULT = ('bald', 'uniform')
 # What a priority gets from the batcher.
 _GIVEN = {'labels', 'key', 'ids', 'log_weights'}
 
@@ -79,7 +80,7 @@ class Recipe:
     build.check_names(fields, hints, PATH, 'active learning')
     for name, value in fields.items():
       annotations.checked(value, hints[name], f'{PATH}.{name}')
-    chosen = fields.pop('priorities', ('bald', 'uniform'))
+    chosen = fields.pop('priorities', _DEFAULT)
     if not chosen:
       raise ValueError(f'{PATH}.priorities is empty; name at least one')
     recipe = cls(_acquisitions(chosen), **fields)
@@ -105,7 +106,7 @@ def check_same(
     new: that of the config now.
     workdir: where they are, for the error.
   """
-  found, now = (sections(of.get('priorities') or ()) for of in (old, new))
+  found, now = (sections(of.get('priorities', _DEFAULT)) for of in (old, new))
   for name in sorted(found.keys() & now.keys()):
     if found[name] != now[name]:
       raise ValueError(
