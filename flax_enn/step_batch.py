@@ -45,8 +45,25 @@ def training_on(
     batch: the one whose x the network is given.
     num_examples: in the training split.
   """
-  found = Examples(batch.mask, batch.mask * batch.weight, num_examples)
-  token = _current.set(found)
+  with _set(Examples(batch.mask, batch.mask * batch.weight, num_examples)):
+    yield
+
+
+@contextlib.contextmanager
+def repeated(times: int) -> Generator[None]:
+  """Says that inside each row of the batch is so many rows, one by one."""
+  found = _current.get()
+  if found is not None:
+    mask, weight, n = found
+    mask, weight = jnp.repeat(mask, times), jnp.repeat(weight, times)
+    found = Examples(mask, weight, None if n is None else times * n)
+  with _set(found):
+    yield
+
+
+@contextlib.contextmanager
+def _set(examples: Examples | None) -> Generator[None]:
+  token = _current.set(examples)
   try:
     yield
   finally:

@@ -14,7 +14,10 @@ from flax_enn.core import Batch
 from flax_enn.losses import Xent
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.deterministic import Deterministic
+from flax_enn.networks.laplace import Laplace
 from flax_enn.networks.preference import Preference, example
+from flax_enn.networks.sngp import Sngp
+from flax_enn.step_batch import training_on
 
 KEY = jax.random.key(3)
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -153,3 +156,33 @@ def test_pairs_that_can_be_asked_about():
 def test_one_item_is_no_pair():
   with pytest.raises(ValueError, match=r'\[3, 1\]; expected \[N, C\]'):
     double_thompson(jnp.zeros((3, 1)), KEY)
+
+
+BASE = MLP((5,), 1)
+
+
+@pytest.mark.parametrize(
+    'net',
+    [
+        Sngp(BASE, ('hidden_0',), 1, num_features=6),
+        Laplace(BASE, ('hidden_0',)),
+    ],
+)
+def test_each_item_is_an_example_to_the_network_of_rewards(net):
+  """Of a choice that cannot be read no item counts."""
+  network = Preference(net)
+  x = jax.random.normal(jax.random.key(0), (3, 2, 4))
+  index = network.indexer.sample(jax.random.key(1), 1)[0]
+  rngs = {'params': jax.random.key(2), 'frozen': jax.random.key(3)}
+  variables = network.init(rngs, x, index)
+
+  def sums(x, mask):
+    ones = np.ones(len(mask), np.float32)
+    batch = Batch(x=x, y=ones, weight=ones, id=ones, mask=np.float32(mask))
+    with training_on(batch, 10):
+      _, updated = network.apply(
+          variables, x, index, train=True, mutable=['curvature', 'precision']
+      )
+    return updated
+
+  jax.tree.map(close, sums(x, [1, 0, 1]), sums(x[::2], [1, 1]))

@@ -5,6 +5,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 
+from flax_enn import step_batch
 from flax_enn.core import Example, Index, Indexer, Output
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.epinet import Epinet
@@ -60,7 +61,8 @@ class Preference(nn.Module):
       )
     size = forms[0][0] * forms[0][1]
     items = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), x)
-    out = self.net(items, index, train=train)
+    with step_batch.repeated(forms[0][1]):  # each item is an example
+      out = self.net(items, index, train=train)
     if out.train.shape != (size, 1):
       raise ValueError(
           f'the network of Preference has {out.train.shape[-1]} outputs; an'
