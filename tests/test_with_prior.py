@@ -234,6 +234,14 @@ def test_priors_around_priors_need_other_names():
     WithPrior(inner, {'a': MLPPrior((5,)), 'c': Line()})
 
 
+def test_a_subclass_is_not_taken_apart():
+  class Own(WithPrior):
+    pass
+
+  with pytest.raises(ValueError, match='WithPrior is a Own, a subclass'):
+    WithPrior(Own(NET, {'a': Line()}), {'b': Line()})
+
+
 def test_a_basis_is_linear_in_the_index():
   network = WithPrior(PLAIN, {'x': MLPPrior((5,))})
   variables = initialised(network, X, Z)

@@ -81,8 +81,8 @@ def mlp_prior(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """K MLPs as ours -> `MLPPrior`."""
   return {
       f'{name}_{i}': leaf
-      for i, layer in enumerate(members.values())
-      for name, leaf in layer.items()
+      for i in range(len(members))  # a tree that was mapped is sorted by name
+      for name, leaf in members[f'layer_{i}'].items()
   }
 
 

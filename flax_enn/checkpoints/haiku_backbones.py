@@ -99,7 +99,11 @@ def _channels(leaf: np.ndarray) -> np.ndarray:
 
 
 def bert(params: Params) -> dict[str, Any]:
-  """`BERT` -> `Bert` without `out`; modules of other names are left out."""
+  """`BERT` -> `Bert` without `out`; modules outside of it are left out.
+
+  Raises:
+    ValueError: a module in it is none of enn's.
+  """
   tree: dict[str, Any] = {}
   for module, leaves in params.items():
     if not module.startswith('BERT/'):
@@ -112,6 +116,8 @@ def bert(params: Params) -> dict[str, Any]:
     if match := re.fullmatch(r'(\w+?)_(\d+)', part):
       part, number = match.groups()
       target = tree.setdefault(f'layer_{number}', {})
+    if part not in _BERT:
+      raise ValueError(f'the module {module!r} is in no BERT of enn')
     target[_BERT[part]] = {_LEAVES[k]: v for k, v in leaves.items()}
   return tree
 

@@ -94,11 +94,18 @@ class TwoHot(Likelihood):
     before, widths, _ = self._hats()
     peaks = np.log(2 * np.stack([1 - before[:-1], before[1:]]) / widths[:-1])
     above, below = jnp.asarray(peaks, log_probs.dtype)[:, k]
-    density = jnp.logaddexp(
-        self._at(log_probs, k) + above + jnp.log(1 - share),
-        self._at(log_probs, k + 1) + below + jnp.log(share),
-    )
     inside = (share >= 0) & (share <= 1)
+    share = jnp.where(inside, share, 0.5)
+    terms = self._at(log_probs, k) + above, self._at(log_probs, k + 1) + below
+    # Not of the logarithm of a share, whose gradient at an atom is infinite.
+    most = jax.lax.stop_gradient(
+        jnp.maximum(
+            jnp.where(share < 1, terms[0], -jnp.inf),
+            jnp.where(share > 0, terms[1], -jnp.inf),
+        )
+    )
+    one, two = (jnp.exp(jnp.minimum(term - most, 80.0)) for term in terms)
+    density = most + jnp.log((1 - share) * one + share * two)
     return jnp.where(inside, density, -jnp.inf if self.shift else jnp.nan)
 
   def parts(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:

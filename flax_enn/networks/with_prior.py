@@ -51,14 +51,21 @@ class WithPrior(nn.Module):
     priors: by name, modules or `ScaledPrior`s.
 
   Raises:
-    ValueError: `network` is a `WithPrior` that has a prior of the same name.
+    ValueError: `network` is a `WithPrior` that has a prior of the same name,
+      or of a subclass.
   """
 
   network: nn.Module
   priors: Mapping[str, Any]
 
   def __post_init__(self):
-    if isinstance(inner := self.network, WithPrior):
+    inner = self.network
+    if isinstance(inner, WithPrior) and type(inner) is not WithPrior:
+      raise ValueError(
+          f'the network of WithPrior is a {type(inner).__name__}, a subclass of'
+          ' it; give all `priors` to that one'
+      )
+    if isinstance(inner, WithPrior):
       if both := sorted({*self.priors} & {*inner.priors}):
         raise ValueError(
             f'`priors` of WithPrior and of the network in it are both named'

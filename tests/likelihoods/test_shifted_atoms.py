@@ -60,3 +60,20 @@ def test_a_gaussian_process_shifts_each_member():
   means = [SHIFTED.moments(part)[0] for part in (out.preds, out.train)]
   shift = out.prior[:, -1:]
   np.testing.assert_allclose(means[0] - means[1], shift, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_is_finite_at_an_atom():
+  """It is that of the density beside the atom, above it."""
+  likelihood = TwoHot(0.0, 2.0, 3, shift=True)
+  logits = jnp.array([0.3, -0.2, 0.5])
+
+  def density(shift, y):
+    outputs = jnp.append(logits, shift)[None]
+    return likelihood.log_prob(outputs, jnp.array([[y]]))[0]
+
+  for y in (0.0, 1.0, 1.5):
+    found = jax.grad(density)(0.0, y)
+    slope = (density(0.0, y) - density(-1e-3, y)) / 1e-3
+    assert np.isfinite(found)
+    np.testing.assert_allclose(found, slope, rtol=0.02)
+  assert jax.grad(density)(5.0, 1.0) == 0  # beyond all atoms
