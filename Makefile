@@ -42,7 +42,7 @@ test-all: lint  ## The same with the slow tests, but for what test-long has.
 	@$(PYTHON) $(PYTEST) --slow -m 'not long'
 
 test-long: $(VENV)/.test  ## The longest: further cases of what others show.
-	@$(PYTHON) $(PYTEST) -m long
+	@$(PYTHON) $(PYTEST) --slow -m long
 
 test-faults: $(VENV)/.test  ## Many faults: FLAX_ENN_{KILLS,SIGNALS,FUZZ,FLIPS,READ_ERRORS,PAIRS,SEED}=N.
 	@FLAX_ENN_KILLS=$${FLAX_ENN_KILLS:-100} \

@@ -175,9 +175,9 @@ def test_builds_dataclasses_that_are_no_modules(config, kind, expected):
 @pytest.mark.parametrize(
     ('name', 'kind', 'says', 'known'),
     [
-        ('bootstrap', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
-        ('objective', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
-        ('mean_index', kinds.LOSS, 'which is not a loss', 'two_hot_xent, xent'),
+        ('bootstrap', kinds.LOSS, 'which is not a loss', 'vbll_bound, xent'),
+        ('objective', kinds.LOSS, 'which is not a loss', 'vbll_bound, xent'),
+        ('mean_index', kinds.LOSS, 'which is not a loss', 'vbll_bound, xent'),
         ('xent', kinds.NOISE, 'not noise on data', 'bootstrap, target_noise'),
         ('data_noise', kinds.NOISE, 'neither a dataclass', ''),
         ('xent', kinds.INPUTS, 'which is not a choice of inputs', ''),

@@ -72,7 +72,7 @@ class Objective:
       gets dicts of outputs and indices of the same names, at the same inputs.
     every: the term is trained in every so many-th step alone, where its weight
       is 0 elsewhere; it is logged in all. In a step whose weight is 0 it may be
-      NaN, and has no backward pass.
+      NaN, and has no backward pass (but for convolutions on CPUs).
   """
 
   loss: Loss | Callable[..., jax.Array]

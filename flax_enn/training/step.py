@@ -100,8 +100,11 @@ def train_step(
       opt_state=opt_state,
   )
   blank = sharding.on_any_device(batch.id == BLANK)
-  shapes = [jax.tree.map(jnp.shape, each) for each in (state, new_state)]
-  if shapes[0] == shapes[1]:  # see `checks`
+  forms = [
+      (jax.tree.structure(each), [*map(jnp.shape, jax.tree.leaves(each))])
+      for each in (state, new_state)
+  ]
+  if forms[0] == forms[1]:  # see `checks`
     new_state = jax.tree.map(
         lambda old, new: new if new is old else jnp.where(blank, old, new),
         state,

@@ -61,7 +61,7 @@ def test_the_mean_index_learns_the_spread_of_the_probabilities():
     return probs.mean(0), probs.var(0), mean, log_var
 
   with trainer.use_mesh():
-    state, step = trainer.create_state(), trainer.jit_train_step()
+    state, step = trainer.create_state(), trainer.jit_step()
     before = spread(state.variables)
     for _, batch in zip(range(300), trainer.train_batches()):
       state, _ = step(state, batch)

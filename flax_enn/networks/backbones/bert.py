@@ -74,9 +74,9 @@ class Bert(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    check_positive(self, 'classes', 'vocab_size', 'hidden', 'heads')
+    check_positive(self, 'vocab_size', 'hidden', 'heads')
     check_positive(self, 'intermediate', 'positions', 'segments')
-    check_not_negative(self, 'layers')
+    check_not_negative(self, 'classes', 'layers')  # 0: features alone
     check_share(self, 'dropout', 'attention_dropout')
 
   @nn.compact

@@ -6,7 +6,6 @@ from flax import linen as nn
 import jax
 
 from flax_enn.field_checks import (
-    check_not_negative,
     check_positive,
     check_share,
 )
@@ -35,7 +34,6 @@ class ConvNet(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, 'classes', 'channels', 'hidden')
-    check_not_negative(self, 'bn_batch')
     check_share(self, 'bn_momentum')
 
   @nn.compact

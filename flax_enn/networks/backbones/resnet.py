@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from flax_enn.core import promote_to_float32
 from flax_enn.field_checks import (
-    check_not_negative,
     check_positive,
     check_share,
 )
@@ -77,7 +76,6 @@ class ResNet(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, 'classes', 'blocks', 'channels')
-    check_not_negative(self, 'bn_batch')
     check_share(self, 'bn_momentum')
 
   @nn.compact

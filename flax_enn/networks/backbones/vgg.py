@@ -7,7 +7,6 @@ import jax
 
 from flax_enn.core import promote_to_float32
 from flax_enn.field_checks import (
-    check_not_negative,
     check_positive,
     check_share,
 )
@@ -44,7 +43,6 @@ class VGG(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, 'classes', 'channels', 'strides')
-    check_not_negative(self, 'bn_batch')
     check_share(self, 'bn_momentum')
 
   @nn.compact
