@@ -5,7 +5,8 @@
 One line for each program: a step of two moons as the loop does it, one of ten
 convnets on digits, and the evaluation of the ImageNet epinet at 1,000 indices.
 A share is of all time in which an operation ran, by XLA's own trace; those that
-were fused count as the last of them. `step` is all that is in no module.
+were fused count as the last of them. What is in no module has the name of its
+operation in JAX, as `(exp)`.
 """
 
 import collections
@@ -56,7 +57,7 @@ def shares(fn: Callable[[], Any], calls: int) -> dict[str, float]:
     if op and event.get('ph') == 'X':
       total[_module(event['args']['hlo_module'], op)] += event['dur']
   whole = total.total()
-  return {k: v / whole for k, v in total.most_common() if v > 0.01 * whole}
+  return {k: v / whole for k, v in total.most_common() if v > 0.02 * whole}
 
 
 def _module(program: str, op: str) -> str:
@@ -69,7 +70,8 @@ def _module(program: str, op: str) -> str:
       and part not in ('while', 'body', 'cond', 'closed_call', 'shard_map')
   ]
   backward = ' backward' if 'transpose(' in path else ''
-  return '/'.join(parts[: _DEPTH.value] or ['step']) + backward
+  alone = f'({path.split("/")[-1] or op})'
+  return ('/'.join(parts[: _DEPTH.value]) or alone) + backward
 
 
 @functools.cache
