@@ -5,6 +5,7 @@ Networks come in groups of one base, whose first is that base without an index.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from flax_enn import (
@@ -22,6 +23,7 @@ from flax_enn.data.cola import Cola
 from flax_enn.data.digits import Digits
 from flax_enn.data.preferences import Preferences
 from flax_enn.data.regression import Regression
+from flax_enn.data.sst2 import Sst2
 from flax_enn.data.two_moons import TwoMoons
 from flax_enn.networks.backbones.bert import Bert
 from flax_enn.networks.backbones.convnet import ConvNet
@@ -60,6 +62,7 @@ class Case:
     steps: of training, by default.
     batch_size: B.
     learning_rate: of AdamW.
+    decay: whether it falls to 0, along a cosine.
   """
 
   dataset: Callable[[str], Dataset]
@@ -67,12 +70,20 @@ class Case:
   steps: int = 500
   batch_size: int = 100
   learning_rate: float = 3e-3
+  decay: bool = False
 
 
 def perceptrons(classes: int) -> Groups:
   """Each network on the same perceptron."""
   base, last = MLP(HIDDENS, classes), ('hidden_1',)
-  epinet = Epinet(base, ('inputs', *last), index_dim=8, hiddens=(15, 15))
+  curve = classes == 1
+  epinet = Epinet(
+      base,
+      ('inputs', *last),
+      index_dim=8,
+      hiddens=(15, 15),
+      prior_scale=0.3 if curve else 1.0,  # the noise of the curve has .1
+  )
   ensemble = Ensemble(base, size=10)
   networks = {
       'batch_ensemble': BatchEnsemble(base, size=8),
@@ -87,19 +98,25 @@ def perceptrons(classes: int) -> Groups:
       'gaussian_noise': GaussianNoise(base, init_scale=0.1),
       # Scaled kernels start with less spread (a curve needs that), and learn
       # more slowly, the more inputs there are.
-      'hypermodel': Hypermodel(
-          base, index_dim=5, scale_kernels=classes == 1
-      ),
+      'hypermodel': Hypermodel(base, index_dim=5, scale_kernels=curve),
       'index_mlp': IndexMLP(HIDDENS, classes, index_dim=11),
       'laplace': Laplace(
           Frozen(base),
           last,
           prior_precision=10.0,
-          noise_std=0.1 if classes == 1 else None,
+          noise_std=0.1 if curve else None,
       ),
-      'linear_ensemble': LinearEnsemble(base, last, index_dim=10),
+      'linear_ensemble': LinearEnsemble(
+          base, last, index_dim=10, stop_gradient=False
+      ),
       'lora_ensemble': LoraEnsemble(Frozen(base), size=8),
-      'mlp_dropout': MLPDropout(HIDDENS, classes),
+      # A curve has one input: without it nothing is left.
+      'mlp_dropout': MLPDropout(
+          HIDDENS,
+          classes,
+          rate=0.02 if curve else 0.05,
+          dropout_input=not curve,
+      ),
       'rescaled': Rescaled(epinet),
       # Spectral norms keep features close together: the kernel is as narrow.
       'sngp': Sngp(SpectralNorm(base), last, classes, length_scale=0.3),
@@ -117,12 +134,12 @@ def images(classes: int) -> Groups:
   lenet5 = LeNet5(classes)
   vgg = VGG(classes, (16, 32, 32), (1, 2, 2), bn_momentum=0.9)
   resnet = ResNet(classes, depth=18, blocks=(1, 1, 1), channels=(8, 16, 32))
-  head = {'index_dim': 8, 'hiddens': (15,)}
-  on_pooled = Epinet(resnet, ('pooled',), prior_scale=0.3, **head)
+  head = {'index_dim': 8, 'hiddens': (15,), 'prior_scale': 0.3}
+  on_pooled = Epinet(resnet, ('pooled',), **head)
   prior = ConvPrior(channels=(4, 8), kernels=(3, 3), strides=(2, 2))
   members = {
       'ensemble': Ensemble(convnet, size=5),
-      'epinet': Epinet(convnet, ('hidden',), **head),
+      'epinet': Epinet(convnet, ('inputs', 'hidden'), **head),
   }
   return {
       **perceptrons(classes),
@@ -139,12 +156,12 @@ def images(classes: int) -> Groups:
   }
 
 
-def sentences(classes: int) -> Groups:
+def sentences(classes: int, positions: int = 32) -> Groups:
   """Heads on a tiny BERT, trained with it."""
   base = Bert(
       classes,
       vocab_size=4000,
-      positions=32,
+      positions=positions,
       layers=2,
       hidden=64,
       heads=4,
@@ -176,14 +193,25 @@ def _cola(folder: str) -> Cola:
   return Cola(folder, 'cola_train.tsv.gz', 'cola_dev.tsv.gz')
 
 
+def _sst2(folder: str) -> Sst2:
+  return Sst2(folder, 'sst2_train.tsv.gz', 'sst2_dev.tsv.gz', length=48)
+
+
 CASES = {
     'two_moons': Case(
         lambda _: TwoMoons(n_train=200, n_test=1000, noise=0.3), perceptrons
     ),
-    'regression': Case(lambda _: Regression(), perceptrons, steps=2000),
+    'regression': Case(lambda _: Regression(), perceptrons, 2000, decay=True),
     'digits': Case(lambda _: Digits(), images),
     'preferences': Case(
         lambda _: Preferences(), rewards, learning_rate=1e-3
     ),
     'cola': Case(_cola, sentences, 300, batch_size=32, learning_rate=5e-4),
+    'sst2': Case(
+        _sst2,
+        functools.partial(sentences, positions=48),
+        1000,
+        batch_size=32,
+        learning_rate=1e-3,
+    ),
 }

@@ -5,8 +5,13 @@
 A row for each: `nll` is the marginal log-loss on the test split; `of_plain`
 that over the one of the same base without an index, trained alike; `saved` how
 much the joint log-loss of tau = 10 labels is below tau times the marginal one,
-in nats: 0 without an index. Means over the seeds, and standard errors. Which
-networks: `benchmarks/network_cases.py`.
+in nats: 0 without an index. Means over the seeds, and standard errors, that of
+`of_plain` from the differences of runs with the same seed. Which networks:
+`benchmarks/network_cases.py`.
+
+A log-density may be negative. Before one log-loss is divided by another, both
+are counted from that of an exact prediction: log(std sqrt(2 pi)) for a target
+with noise of this deviation, 0 for a label.
 """
 
 import math
@@ -21,6 +26,7 @@ from benchmarks.network_cases import CASES, Case
 from flax_enn import Nll, Objective, compilation_cache
 from flax_enn.data.base import Dataset
 from flax_enn.experiment import Experiment
+from flax_enn.likelihoods import Gaussian, Likelihood
 from flax_enn.loggers import SilentLogger
 from flax_enn.losses import Bootstrap, DiagonalKL, L2Penalty
 
@@ -32,7 +38,7 @@ _STEPS = flags.DEFINE_integer('steps', None, 'Of training; see the data set.')
 _ONLY = flags.DEFINE_list('only', [], 'Names of networks; all by default.')
 _BASES = flags.DEFINE_list('bases', [], 'Names of bases; all by default.')
 _DATA_DIR = flags.DEFINE_string(
-    'data_dir', '', 'Of CoLA: cola_train.tsv.gz and cola_dev.tsv.gz.'
+    'data_dir', '', 'Of sentences: {cola,sst2}_{train,dev}.tsv.gz.'
 )
 
 TAU = 10
@@ -74,10 +80,13 @@ class Runs:
     return run
 
   def _experiment(self, network: Any, name: str, seed: int) -> Experiment:
+    rate = self._case.learning_rate
+    if self._case.decay:
+      rate = optax.cosine_decay_schedule(rate, self._steps)
     return Experiment(
         network,
         self._objectives(name),
-        optax.adamw(self._case.learning_rate, weight_decay=1e-3),
+        optax.adamw(rate, weight_decay=1e-3),
         self.dataset,
         seed,
         SilentLogger(),
@@ -118,35 +127,52 @@ def main(argv: list[str]) -> None:
   if unknown := only - names:
     raise app.UsageError(f'--only has {unknown}; known: {names}')
   seeds = range(_SEEDS.value)
+  floor = _lowest(runs.dataset.likelihood)
   for group, (base, networks) in groups.items():
     networks = {k: v for k, v in networks.items() if not only or k in only}
     if not networks:
       continue
-    found = [runs.plain(base, seed).evaluate('test') for seed in seeds]
-    plain = [f['nll'] for f in found]
-    _print(f'{group} deterministic', found, plain)
+    plain = [runs.plain(base, seed).evaluate('test') for seed in seeds]
+    _print(f'{group} deterministic', plain, plain, floor)
     for name, network in networks.items():
       found = [
           runs.trained(base, network, name, seed).evaluate('test')
           for seed in seeds
       ]
-      _print(f'{group} {name}', found, plain)
+      _print(f'{group} {name}', found, plain, floor)
+
+
+def _lowest(likelihood: Likelihood) -> float:
+  """The log-loss of an example that is predicted exactly."""
+  if not isinstance(likelihood, Gaussian):
+    return 0.0
+  return math.log(likelihood.scale * math.sqrt(2 * math.pi))
 
 
 def _print(
-    name: str, found: list[dict[str, float]], plain: list[float]
+    name: str,
+    found: list[dict[str, float]],
+    plain: list[dict[str, float]],
+    floor: float,
 ) -> None:
-  nll = [f['nll'] for f in found]
-  values = _mean('nll', nll)
-  if min(plain) > 0:  # a log-density has no ratio
-    values['of_plain'] = float(np.mean(nll) / np.mean(plain))
+  nll, base = (np.array([f['nll'] for f in each]) for each in (found, plain))
+  above = base.mean() - floor
+  ratio = (nll.mean() - floor) / above
   saved = [TAU * f['nll'] - f['joint_nll'] for f in found]
-  timing.print_row(name, **values, **_mean('saved', saved))
+  timing.print_row(
+      name,
+      nll=float(nll.mean()),
+      nll_error=_error(nll),
+      of_plain=float(ratio),
+      of_plain_error=_error(nll - ratio * base) / above,
+      saved=float(np.mean(saved)),
+      saved_error=_error(saved),
+  )
 
 
-def _mean(name: str, values: list[float]) -> dict[str, float]:
-  error = np.std(values, ddof=1) / math.sqrt(len(values))
-  return {name: float(np.mean(values)), f'{name}_error': float(error)}
+def _error(values: Any) -> float:
+  """The standard error of their mean."""
+  return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 if __name__ == '__main__':
