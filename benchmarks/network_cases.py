@@ -201,7 +201,7 @@ CASES = {
     'two_moons': Case(
         lambda _: TwoMoons(n_train=200, n_test=1000, noise=0.3), perceptrons
     ),
-    'regression': Case(lambda _: Regression(), perceptrons, 2000, decay=True),
+    'regression': Case(lambda _: Regression(), perceptrons, 4000, decay=True),
     'digits': Case(lambda _: Digits(), images),
     'preferences': Case(
         lambda _: Preferences(), rewards, learning_rate=1e-3
