@@ -6,7 +6,9 @@
 kept; `evaluation` is the whole step of an evaluation: statistics of marginal
 and joint predictions of the epinet and of its base. Both are in times of the
 base's forward pass alone. `gemm` is a reference for `logits`: the train and the
-prior head joined, their kernels contracted with all indices of a chunk at once.
+prior head joined, their kernels contracted with all indices of a chunk at once;
+`paper` is the form of the paper and of enn, C·D outputs for every index, which
+are contracted with it.
 """
 
 import functools
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
+from benchmarks.paper_head import plain_head
 from configs import imagenet_epinet
 from flax_enn.evaluation.scorer import Scorer
 from flax_enn.sampling import reduce_over_index
@@ -25,7 +28,7 @@ _BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'Images.')
 _CHUNKS = flags.DEFINE_list('chunks', ['8', '50'], 'Indices at once.')
 _DEPTH = flags.DEFINE_string('depth', '50', 'Of the ResNet.')
 _FORMS = flags.DEFINE_list(
-    'forms', ['logits', 'evaluation', 'gemm'], 'What is measured.'
+    'forms', ['logits', 'evaluation', 'gemm', 'paper'], 'What is measured.'
 )
 _ROUNDS = flags.DEFINE_integer(
     'rounds', 5, 'Few, and one form at a time, for CPUs.'
@@ -57,6 +60,20 @@ def gemm(head, prior, phi, indices, chunk):
   return jax.lax.scan(step, zeros, chunks)[0]
 
 
+def paper(head, prior, phi, indices, chunk):
+  """The same sum, each head in the form of the paper."""
+
+  def at(z):
+    return plain_head(head, phi, z) + plain_head(prior, phi, z)
+
+  def step(total, z):
+    return total + jax.vmap(at)(z).sum(0), None
+
+  zeros = jnp.zeros((len(phi), CLASSES))
+  chunks = indices.reshape(-1, chunk, indices.shape[-1])
+  return jax.lax.scan(step, zeros, chunks)[0]
+
+
 def row(batch_size: int) -> None:
   """Measures everything for one batch size."""
   n, shape = _NUM_INDICES.value, (_SIDE.value, _SIDE.value, 3)
@@ -68,7 +85,9 @@ def row(batch_size: int) -> None:
   base = jax.jit(lambda v, x: model.apply(v, x, indexer.mean_index).base)
   phi = jax.random.normal(jax.random.key(1), (batch_size, FEATURES))
   heads = variables['params']['head'], variables['frozen']['prior']['params']
-  reference = jax.jit(gemm, static_argnums=4)
+  references = {
+      fn.__name__: jax.jit(fn, static_argnums=4) for fn in (gemm, paper)
+  }
 
   @functools.partial(jax.jit, static_argnums=3)
   def logits(variables, x, indices, chunk):
@@ -92,9 +111,12 @@ def row(batch_size: int) -> None:
         f'evaluation {chunk}': functools.partial(
             scorer.step, variables, indices, batch
         ),
-        f'gemm {chunk}': functools.partial(
-            reference, *heads, phi, indices, chunk
-        ),
+        **{
+            f'{name} {chunk}': functools.partial(
+                fn, *heads, phi, indices, chunk
+            )
+            for name, fn in references.items()
+        },
     }
   chosen = {k: v for k, v in times.items() if k.split()[0] in _chosen()}
   took = timing.side_by_side(chosen, rounds=_ROUNDS.value)

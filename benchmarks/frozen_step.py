@@ -6,9 +6,11 @@
 ResNet-18 with the statistics it has, once; then for each index the head and its
 prior as in the paper (the index concatenated to the features, C·D outputs
 contracted with it), cross-entropy, AdamW. `base` is our forward pass of the
-base alone, `plain_base` theirs; `of_plain` what our step takes in times of it.
+base alone, `plain_base` theirs; `of_plain` what our step takes in times of it,
+`cpu_of_plain` the same in time of the processor.
 """
 
+import time
 from typing import Any
 
 from absl import app, flags
@@ -18,6 +20,7 @@ import numpy as np
 import optax
 
 from benchmarks import timing
+from benchmarks.paper_head import plain_head
 from configs import cifar10_epinet
 from flax_enn.networks.backbones import resnet
 
@@ -64,17 +67,6 @@ def plain_base(base: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
       h = jax.nn.relu(h + shortcut)
   pooled = h.mean((1, 2))
   return pooled @ params['out']['kernel'] + params['out']['bias'], pooled
-
-
-def plain_head(params: Any, phi: jax.Array, z: jax.Array) -> jax.Array:
-  """The head of the paper at one index, `[B, C]`."""
-  first, out = params['layer_0'], params['out']
-  kernel = jnp.concatenate([first['z']['kernel'], first['h']['kernel']])
-  zs = jnp.broadcast_to(z, (len(phi), len(z)))
-  h = jnp.concatenate([zs, phi], 1) @ kernel + first['h']['bias']
-  flat = out['kernel'].reshape(len(out['kernel']), -1)
-  outputs = jax.nn.relu(h) @ flat + out['bias'].reshape(-1)
-  return outputs.reshape(len(phi), -1, len(z)) @ z
 
 
 def plain_step(frozen: Any, n: int, scale: float) -> tuple[Any, Any]:
@@ -133,10 +125,17 @@ def row(n: int) -> None:
       rounds=_ROUNDS.value,
       seconds=_SECONDS.value,
   )
+  cpu = timing.side_by_side(
+      {'step': training, 'plain': plain},
+      rounds=_ROUNDS.value,
+      seconds=_SECONDS.value,
+      clock=time.process_time,
+  )
   timing.print_row(
       f'CIFAR epinet, batch {_BATCH_SIZE.value}, {n} indices',
       **{f'{k}_ms': 1e3 * v for k, v in times.items()},
       of_plain=times['step'] / times['plain'],
+      cpu_of_plain=cpu['step'] / cpu['plain'],
   )
 
 

@@ -4,7 +4,7 @@
 
 Small recipes, whose steps take less than a millisecond. `step` is a call of the
 compiled step for each batch, always the same one; `placed` has a new batch for
-each call; `loop` is what a run does: several steps in a call.
+each call; `loop` is what a run does between two logs: several steps in a call.
 """
 
 from typing import Any

@@ -3,7 +3,8 @@
   python -m benchmarks.profile --batch_size=8
 
 One line for each program: a step of two moons as the loop does it, one of ten
-convnets on digits, and the evaluation of the ImageNet epinet at 1,000 indices.
+convnets on digits, the evaluation of the ImageNet epinet at 1,000 indices, and
+its logits alone.
 A share is of all time in which an operation ran, by XLA's own trace; those that
 were fused count as the last of them. What is in no module has the name of its
 operation in JAX, as `(exp)`.
@@ -30,10 +31,12 @@ os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
 from absl import app, flags
 import jax
+import jax.numpy as jnp
 
 from benchmarks import timing
 from configs import digits_ensemble, imagenet_epinet, two_moons_epinet
 from flax_enn.evaluation.scorer import Scorer
+from flax_enn.sampling import reduce_over_index
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Images of ImageNet.')
 _CHUNK = flags.DEFINE_integer('chunk', 40, 'Indices at once.')
@@ -57,7 +60,8 @@ def shares(fn: Callable[[], Any], calls: int) -> dict[str, float]:
     if op and event.get('ph') == 'X':
       total[_module(event['args']['hlo_module'], op)] += event['dur']
   whole = total.total()
-  return {k: v / whole for k, v in total.most_common() if v > 0.02 * whole}
+  found = {k: v / whole for k, v in total.most_common() if v > 0.02 * whole}
+  return {**found, 'the rest': 1 - sum(found.values())}
 
 
 def _module(program: str, op: str) -> str:
@@ -113,19 +117,42 @@ def ensemble() -> Callable[[], Any]:
   return timing.Training(timing.fake(config, 64, (8, 8, 1), 10))
 
 
-def evaluation() -> Callable[[], Any]:
-  """Statistics of the epinet of ImageNet and of its base."""
-  size = _BATCH_SIZE.value
-  config = imagenet_epinet.get_config('50')
+def imagenet() -> tuple[Any, Any, Any, Any]:
+  """Model, variables, indices and a batch of the epinet of ImageNet."""
+  config, size = imagenet_epinet.get_config('50'), _BATCH_SIZE.value
   training = timing.Training(timing.fake(config, size, (224, 224, 3), 1000))
-  model, n = training.trainer.model, _NUM_INDICES.value
+  model, key = training.trainer.model, jax.random.key(0)
+  indices = model.network.indexer.sample(key, _NUM_INDICES.value)
+  return model, training.variables, indices, training.batch
+
+
+def evaluation() -> Callable[[], Any]:
+  """Statistics of that epinet and of its base."""
+  model, variables, indices, batch = imagenet()
   scorer = Scorer(
-      model=model, batch_size=size, num_indices=n, chunk=_CHUNK.value
+      model=model,
+      batch_size=len(batch.y),
+      num_indices=len(indices),
+      chunk=_CHUNK.value,
   )
-  indices = model.network.indexer.sample(jax.random.key(0), n)
-  return functools.partial(
-      scorer.step, training.variables, indices, training.batch
-  )
+  return functools.partial(scorer.step, variables, indices, batch)
+
+
+def logits() -> Callable[[], Any]:
+  """The sum of its logits over all indices, with the base's one pass."""
+  model, variables, indices, batch = imagenet()
+
+  @jax.jit
+  def total(variables: Any, x: Any, indices: Any) -> Any:
+    return reduce_over_index(
+        lambda index: model.apply(variables, x, index).preds,
+        indices,
+        init=jnp.zeros((len(batch.y), 1000)),
+        reduce=lambda total, preds: total + preds.sum(0),
+        chunk=_CHUNK.value,
+    )
+
+  return functools.partial(total, variables, batch.x, indices)
 
 
 def main(argv: list[str]) -> None:
@@ -133,7 +160,7 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'expected flags only, found {argv[1:]}')
   timing.print_machine()
-  rows = (two_moons, 20), (ensemble, 20), (evaluation, 2)
+  rows = (two_moons, 20), (ensemble, 20), (evaluation, 2), (logits, 2)
   for build, calls in rows:
     timing.print_row(build.__name__, **shares(build(), calls))
 

@@ -118,8 +118,8 @@ class InformationGain:
       indices = pool.indices(index_key)
       belief = variables, indices, jnp.zeros(len(indices))
       order = np.asarray(jax.random.permutation(key, len(left)))
-      drawn = concatenated([*pool.read(left[order[: self.targets]])])
-      targets = jax.tree.map(lambda leaf: leaf[drawn.mask > 0], drawn.x)
+      # (What stands in for one that cannot be read is an input as well.)
+      targets = concatenated([*pool.read(left[order[: self.targets]])]).x
       options = {'pairwise': self.pairwise, 'num_samples': self.num_samples}
       gains = np.concatenate([
           np.where(
@@ -168,6 +168,12 @@ class DoubleThompson:
         indices = pool.indices(drawing, 1 + self.tries)
         rewards = items.rewards(variables, indices)
         rows = np.setdiff1d(left[items.mask[left] > 0], asked)
+        if not len(rows):
+          raise ValueError(
+              f'of {len(left)} pairs that are left {len(asked)} are asked about'
+              ' and the others cannot be read; repair them, or set rounds or'
+              ' per_round to fewer'
+          )
         # Repeated to a fixed number: it is compiled once.
         pairs = items.pairs[np.resize(rows, len(pool))]
         pair = np.asarray(choose(rewards, choosing, pairs))

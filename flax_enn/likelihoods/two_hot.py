@@ -104,7 +104,7 @@ class TwoHot(Likelihood):
             jnp.where(share > 0, terms[1], -jnp.inf),
         )
     )
-    one, two = (jnp.exp(jnp.minimum(term - most, 80.0)) for term in terms)
+    one, two = (jnp.exp(jnp.minimum(term - most, 30.0)) for term in terms)
     density = most + jnp.log((1 - share) * one + share * two)
     return jnp.where(inside, density, -jnp.inf if self.shift else jnp.nan)
 
