@@ -1,8 +1,12 @@
-"""Checks what a predictor is given, before anything is compiled."""
+"""Checks what a predictor is given, before anything is compiled.
+
+Inputs become numpy arrays; results are jax arrays where the inputs were.
+"""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flax_enn.model import Model
@@ -20,6 +24,13 @@ def inputs(model: Model, x: Any) -> Any:
   if len(rows) != 1 or rows == {0}:
     raise ValueError(f'inputs are {found}; expected {expected}, with B >= 1')
   return jax.tree.map(lambda a, s: a.astype(s.dtype, copy=False), x, spec)
+
+
+def as_given(results: Any, x: Any) -> Any:
+  """Numpy results as jax arrays where the inputs x were jax arrays."""
+  if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+    return jax.tree.map(jnp.asarray, results)
+  return results
 
 
 def check_form(spec: Any, x: Any) -> tuple[Any, Any]:

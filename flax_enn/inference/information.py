@@ -40,6 +40,9 @@ def gain(
 ) -> Any:
   """`[M]` mutual informations in nats; see `Predictor.information_gain`.
 
+  Exact by enumeration where the targets have at most `MAX_EXACT` joint labels;
+  otherwise an estimate from joint labels that are drawn from the model.
+
   Args:
     programs: of the model.
     belief: variables, indices and log-weights.

@@ -1,32 +1,18 @@
-"""Predictor: marginal, joint and conditional predictions of a trained network.
-
-As it is used, with `[B, ...]` inputs x and labels y:
-
-  predictor = Predictor.load('runs/digits_epinet')
-  x = np.stack([predictor.preprocess(path) for path in paths])
-  predictor.probs(x)                      # [B, C], one input at a time
-  predictor.uncertainty(x)['epistemic']   # [B], what labels would resolve
-  predictor.log_joint(x, y)               # of all labels at once
-  predictor.condition(x, y).probs(more)   # what they teach of other inputs
-"""
+"""Marginal, joint and conditional predictions of a trained network."""
 
 import dataclasses
 from typing import Any, Self
 
 from etils import epath
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flax_enn import sharding
 from flax_enn.core import Index, Variables
-from flax_enn.inference import checked_input, images, information, stored
+from flax_enn.inference import checked_input, functions, images, stored
 from flax_enn.inference.evidence import Evidence
-from flax_enn.inference.functions import (
-    Functions,
-    effective_sample_size,
-    log_mean,
-)
+from flax_enn.inference.functions import Functions
+from flax_enn.inference.information import gain
 from flax_enn.inference.programs import Programs
 from flax_enn.model import Model
 
@@ -38,14 +24,12 @@ class Predictor:
   The indices are the same for every call, so that one index is one function of
   all inputs: predictions of any call can be combined with those of another.
   Inputs are `[B, ...]` pytrees as the network takes them (see `preprocess`),
-  numpy or jax, the same on every process; results are of the same kind. They
-  are padded to 1, 2, 4 … rows per device, up to 128 rows, and more are cut into
-  pieces: few sizes are compiled, each at its first use. Memory does not grow
-  with N, but for the results of `logits` and `sample`.
+  numpy or jax, the same on every process; results are of the same kind. Few
+  sizes of B are compiled, each at its first use (see `Programs.pieces`). Memory
+  does not grow with N, but for the results of `logits` and `sample`.
 
   Attributes:
-    programs: the model, and what was compiled of it for a mesh; shared with the
-      predictors that `condition` makes.
+    programs: of the model, for a mesh; what `condition` makes shares them.
     variables: of the network.
     indices: `[N, ...]` epistemic indices.
     log_weights: `[N]` of the indices.
@@ -112,10 +96,8 @@ class Predictor:
       step: a number, `'latest'` or `'best'`, which is the latest where nothing
         was scored. A bundle has one step.
       mesh: from `sharding.create_mesh`; all devices along the batch by default.
-      num_indices: N. None takes as many as the run's own evaluation (or the
-        bundle): its config says how many, or the support, or 1000.
-      seed: that the indices are drawn from; None takes those of the run's own
-        evaluation (or of the bundle).
+      num_indices: N; None takes that of the run's own evaluation or bundle.
+      seed: that the indices are drawn from; None takes theirs.
       allow_imports: whether a config may name classes outside of flax_enn,
         `'package.module:Class'`, which imports, and so runs, their code.
 
@@ -144,7 +126,7 @@ class Predictor:
   @property
   def effective_sample_size(self) -> float:
     """How many equally weighted indices would average as well, 1 to N."""
-    return float(effective_sample_size(self.log_weights))
+    return float(functions.effective_sample_size(self.log_weights))
 
   def logits(self, x: Any, indices: Index | None = None) -> Any:
     """`[N, B, C]` outputs of the network, not divided by the temperature.
@@ -155,19 +137,17 @@ class Predictor:
     """
     indices = self.indices if indices is None else indices
     checked_input.check_indices(indices, self.indices)
-    arrays = checked_input.inputs(self.model, x)
-    args = Functions.logits, (self.variables, indices), arrays
-    return _like(self.programs.run_pieces(*args, axis=1), x)
+    args = (self.variables, indices), checked_input.inputs(self.model, x)
+    found = self.programs.run_pieces(Functions.logits, *args, axis=1)
+    return checked_input.as_given(found, x)
 
   def sample(self, x: Any, key: jax.Array, n: int) -> Any:
     """`[n, B, C]` outputs at n of the indices, drawn by their weights.
 
-    Each is one function of all inputs, as Thompson sampling asks for.
-
     Args:
       x: `[B, ...]` inputs.
       key: to draw with.
-      n: how many functions.
+      n: how many functions of all inputs, as Thompson sampling asks for.
     """
     weighted = self.indices, self.log_weights
     drawn = self.programs.run(Functions.draw, key, *weighted, n=n)
@@ -177,7 +157,8 @@ class Predictor:
     """All of `probs` (or `mean` and `std`) and `uncertainty`, in one pass."""
     args = self.variables, self.indices, self.log_weights
     arrays = checked_input.inputs(self.model, x)
-    return _like(self.programs.run_pieces(Functions.summary, args, arrays), x)
+    found = self.programs.run_pieces(Functions.summary, args, arrays)
+    return checked_input.as_given(found, x)
 
   def probs(self, x: Any) -> Any:
     """`[B, C]` probabilities of the classes, averaged over the indices."""
@@ -194,13 +175,9 @@ class Predictor:
     """How uncertain each prediction is, and of which kind.
 
     `total` is the sum of `aleatoric` (noise: it stays, however much is learned)
-    and `epistemic` (the indices disagree: labels would resolve it).
-
-    Returns:
-      Of classes `[B]` each: the three as entropies in nats (`epistemic` is the
-      mutual information of label and index), and the marginal scores
-      `max_probability`, `margin` and `variation_ratio`; see
-      `Functions.summary`. Of regression the three as variances, `[B, dim]`.
+    and `epistemic` (the indices disagree: labels would resolve it): entropies
+    `[B]` in nats, beside the other scores of `Functions.summary`, or variances
+    `[B, dim]` of a regression.
     """
     known = Functions.PREDICTION
     return {k: v for k, v in self.summary(x).items() if k not in known}
@@ -215,18 +192,16 @@ class Predictor:
     examples = checked_input.examples(self.model, x, y)
     args = self.variables, self.indices
     total = self.programs.sum_pieces(Functions.log_likelihood, args, examples)
-    return float(log_mean(self.log_weights, total))
+    return float(functions.log_mean(self.log_weights, total))
 
   def condition(self, x: Any, y: Any, *, refine: bool = True) -> Self:
     """The predictor that has seen these examples too, by Bayes' rule.
 
     Each index is weighted by how well it predicts them; nothing is trained.
     Where less than a tenth of them would still count (`effective_sample_size`),
-    those of a Gaussian law are drawn anew from the posterior, from a fixed seed
-    (see `posterior.sample`). The members of an ensemble are all there is: they
-    are only weighted.
-
-    The result depends on all evidence so far, and not on its order or pieces.
+    those of a Gaussian law are drawn anew (see `posterior.sample`), from a
+    fixed seed; members of an ensemble are only weighted. The result does not
+    depend on the order or pieces of the evidence.
 
     Args:
       x: `[B, ...]` inputs.
@@ -249,26 +224,18 @@ class Predictor:
     """`[M]` mutual information of each candidate's label and the targets'.
 
     How much, in nats, the label of a candidate is expected to tell about the
-    joint labels of all targets: which label would change my mind. Exact by
-    enumeration where the targets have at most 10,000 joint labels; otherwise an
-    estimate from joint labels that are drawn from the model.
+    joint labels of all targets: which label would change my mind.
 
     Args:
       candidates: `[M, ...]` inputs.
       targets: `[T, ...]` inputs.
-      **options: those of `information.gain`: `pairwise=True` for the mean of
-        the mutual informations with single targets (EPIG), `return_error=True`
-        for standard errors `[M]` too, `num_samples` and `seed` of an estimate.
+      **options: of `information.gain`, such as `pairwise=True` (EPIG).
     """
     checked_input.need_classes(self.model, True, 'information_gain')
-    found = information.gain(
-        self.programs,
-        (self.variables, self.indices, self.log_weights),
-        checked_input.inputs(self.model, candidates),
-        checked_input.inputs(self.model, targets),
-        **options,
-    )
-    return _like(found, candidates)
+    belief = self.variables, self.indices, self.log_weights
+    given = [checked_input.inputs(self.model, x) for x in (candidates, targets)]
+    found = gain(self.programs, belief, *given, **options)
+    return checked_input.as_given(found, candidates)
 
   def preprocess(self, image: Any) -> Any:
     """One input as the network takes it, by the checkpoint's preprocessing.
@@ -281,10 +248,3 @@ class Predictor:
       ValueError: it is not an image, or of a size that the network cannot take.
     """
     return images.preprocess(self.model, image)
-
-
-def _like(results: Any, x: Any) -> Any:
-  """Numpy results as jax arrays where the inputs were jax arrays."""
-  if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
-    return jax.tree.map(jnp.asarray, results)
-  return results
