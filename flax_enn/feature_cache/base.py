@@ -18,8 +18,8 @@ from flax_enn.core import promote_to_float32
 from flax_enn.data import feature_shards
 from flax_enn.inference import Predictor, stored
 from flax_enn.model import Model
+from flax_enn.networks.features import run_base
 from flax_enn.networks.frozen import Frozen
-from flax_enn.networks.layers import run_base
 from flax_enn.networks.with_prior import WithPrior
 from flax_enn.training.trainer import Trainer
 

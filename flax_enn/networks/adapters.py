@@ -13,7 +13,8 @@ from flax import linen as nn
 import jax
 
 from flax_enn import sharding
-from flax_enn.networks.layers import BatchNorm, run_base
+from flax_enn.networks.features import run_base
+from flax_enn.networks.layers import BatchNorm
 
 # What a layer computes from its inputs.
 Layer = Callable[[jax.Array], jax.Array]

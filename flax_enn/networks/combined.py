@@ -10,7 +10,7 @@ from flax_enn.core import Example, Index, Indexer, Output
 from flax_enn.indexers import PrngIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.ensemble import Ensemble
-from flax_enn.networks.layers import run_base
+from flax_enn.networks.features import run_base
 
 
 class Combined(nn.Module):

@@ -9,7 +9,7 @@ from flax_enn import sharding
 from flax_enn.core import Example, Index, Output, promote_to_float32
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
-from flax_enn.networks.layers import run_base
+from flax_enn.networks.features import run_base
 
 
 class Deterministic(nn.Module):

@@ -15,7 +15,8 @@ from flax_enn.field_checks import check_positive
 from flax_enn.indexers import EnsembleIndexer
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.checks import check_index
-from flax_enn.networks.layers import contract, run_base
+from flax_enn.networks.features import run_base
+from flax_enn.networks.layers import contract
 from flax_enn.sharding import members
 
 # Members that are written out one by one at most. Compiling takes a second for

@@ -1,6 +1,6 @@
-"""The features of a base, which do not depend on the index."""
+"""Running a base: its logits and features do not depend on the index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -9,7 +9,25 @@ import jax.numpy as jnp
 
 from flax_enn import sharding
 from flax_enn.core import promote_to_float32
-from flax_enn.networks.layers import run_base
+
+
+def run_base(base: nn.Module, x: Any, *, train: bool) -> tuple[Any, Any]:
+  """Logits `[B, C]` and features of a backbone.
+
+  Raises:
+    ValueError: it returns something else.
+  """
+  found = base(x, train=train)
+  pair = isinstance(found, tuple) and len(found) == 2
+  if not pair or not isinstance(found[1], Mapping):
+    what = type(found).__name__
+    what = 'one array' if isinstance(found, jax.Array) else f'a {what}'
+    raise ValueError(
+        f'the base {type(base).__name__} returned {what}; a'
+        ' base returns logits [B, C] and its features by name: `return logits,'
+        " {'hidden': h}`, or {} where it has none to show"
+    )
+  return found
 
 
 def run_features(

@@ -14,7 +14,8 @@ from flax_enn.field_checks import check_positive
 from flax_enn.indexers import GaussianIndexer, ScaledGaussianIndexer
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.checks import check_index
-from flax_enn.networks.layers import fan_in_init, run_base
+from flax_enn.networks.features import run_base
+from flax_enn.networks.layers import fan_in_init
 
 # Where kernels are scaled: standard deviation of what the index adds at first,
 # to a mean whose kernels are of order 1.

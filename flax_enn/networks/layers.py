@@ -7,7 +7,7 @@ z BEFORE it meets the examples: then no `[N, B, C, D]` array exists, and the
 wide first product is shared by all indices.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import math
 from typing import Any
@@ -218,25 +218,6 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
         f'activation is {name!r}; it is one of {", ".join(ACTIVATIONS)}'
     )
   return getattr(nn, name)
-
-
-def run_base(base: nn.Module, x: Any, *, train: bool) -> tuple[Any, Any]:
-  """Logits `[B, C]` and features of a backbone.
-
-  Raises:
-    ValueError: it returns something else.
-  """
-  found = base(x, train=train)
-  pair = isinstance(found, tuple) and len(found) == 2
-  if not pair or not isinstance(found[1], Mapping):
-    what = type(found).__name__
-    what = 'one array' if isinstance(found, jax.Array) else f'a {what}'
-    raise ValueError(
-        f'the base {type(base).__name__} returned {what}; a'
-        ' base returns logits [B, C] and its features by name: `return logits,'
-        " {'hidden': h}`, or {} where it has none to show"
-    )
-  return found
 
 
 def contract(basis: jax.Array, index: Index) -> jax.Array:
