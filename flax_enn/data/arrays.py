@@ -227,8 +227,7 @@ class Arrays(Dataset):
       if len(bad):
         raise self._error(
             f'the label {y[bad[0]]} in {name} (example {bad[0]}), but labels'
-            f' are 0 to {classes - 1}; correct it or set'
-            ' num_classes'
+            f' are 0 to {classes - 1}; correct it or set num_classes'
         )
 
   def _check_images(self, x: np.ndarray) -> None:
@@ -243,9 +242,8 @@ class Arrays(Dataset):
         )
     if self.padding and not 0 <= self.padding <= min(x.shape[1:3]):
       raise ValueError(
-          f'padding is {self.padding}; it is a number of pixels,'
-          f' from 0 to {min(x.shape[1:3])} for images of shape'
-          f' {list(x.shape[1:])}'
+          f'padding is {self.padding}; it is a number of pixels, from 0 to'
+          f' {min(x.shape[1:3])} for images of shape {list(x.shape[1:])}'
       )
 
   def _error(self, found: str) -> ValueError:
