@@ -36,6 +36,15 @@ def batched(augment: F) -> F:
   return cast(F, one_or_many)
 
 
+def passes_on(augment: F) -> F:
+  """Marks an `augment` that does what that of the wrapped data set does.
+
+  It is at random, and takes many examples, where that is so and does.
+  """
+  vars(augment)['passes_on'] = True
+  return augment
+
+
 def random_crop(x: np.ndarray, padding: int, rng: Generators) -> np.ndarray:
   """Moves each image by up to `padding` pixels; zeros come in at the edges."""
   if not padding:

@@ -1,17 +1,16 @@
 """What a data set is: examples of a split, and what a network sees of them."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 
+from flax_enn.data.augmentation import passes_on
 from flax_enn.data.preprocess import IDENTITY, Preprocess
 from flax_enn.likelihoods import Likelihood
-
-F = TypeVar('F', bound=Callable[..., Any])
 
 # `x`, `y`, and where the data have one `weight`, of one example.
 Element = Mapping[str, Any]
@@ -164,15 +163,6 @@ class ArraySource:
     return element
 
 
-def passes_on(augment: F) -> F:
-  """Marks an `augment` that does what that of the wrapped data set does.
-
-  It is at random, and takes many examples, where that is so and does.
-  """
-  vars(augment)['passes_on'] = True
-  return augment
-
-
 @dataclasses.dataclass(frozen=True)
 class Wrapped(Dataset):
   """Another data set, of which a subclass changes what it loads.
@@ -253,10 +243,3 @@ def chosen(source: Source, rows: np.ndarray) -> Source:
       weight=None if source.weight is None else source.weight[rows],
       unreadable={i: bad[r] for i, r in enumerate(rows.tolist()) if r in bad},
   )
-
-
-def labels_of(source: Source) -> np.ndarray:
-  """`[B]` the labels of all examples; those that are not in arrays are read."""
-  if isinstance(source, ArraySource):
-    return source.y
-  return np.array([source[i]['y'] for i in range(len(source))])

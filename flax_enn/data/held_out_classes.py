@@ -7,11 +7,11 @@ import functools
 import numpy as np
 
 from flax_enn.data.base import (
-  Source,
-  Wrapped,
-  check_numbers,
-  chosen,
-  labels_of,
+    ArraySource,
+    Source,
+    Wrapped,
+    check_numbers,
+    chosen,
 )
 
 TESTS = ('whole', 'in', 'out')
@@ -84,7 +84,7 @@ class HeldOutClasses(Wrapped):
     source = self.dataset.load(split)
     if split != 'train' and self.test == 'whole':
       return source
-    out = np.isin(labels_of(source), self.held_out)
+    out = np.isin(_labels(source), self.held_out)
     if split != 'train':
       return chosen(source, np.flatnonzero(out == (self.test == 'out')))
     # As many that their share is what is asked for.
@@ -94,3 +94,10 @@ class HeldOutClasses(Wrapped):
     return chosen(
         source, np.sort(np.concatenate([np.flatnonzero(~out), order[:few]]))
     )
+
+
+def _labels(source: Source) -> np.ndarray:
+  """`[B]` the labels of all examples; those that are not in arrays are read."""
+  if isinstance(source, ArraySource):
+    return source.y
+  return np.array([source[i]['y'] for i in range(len(source))])

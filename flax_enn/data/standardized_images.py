@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from flax_enn.data.base import Wrapped, passes_on
+from flax_enn.data.augmentation import passes_on
+from flax_enn.data.base import Wrapped
 from flax_enn.data.image_preprocess import PerImage
 from flax_enn.data.row_generators import Generators
 
