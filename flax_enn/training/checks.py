@@ -21,8 +21,7 @@ def check(trainer: Trainer, num_examples: int = 1) -> None:
 
   Args:
     trainer: that is checked.
-    num_examples: of no influence on shapes, but with those of the training
-      split the step is not traced again when it is compiled.
+    num_examples: of the training split, for the step to be traced only once.
 
   Raises:
     ValueError: what was found, what was expected, and the field to change.
