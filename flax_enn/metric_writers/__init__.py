@@ -1,10 +1,11 @@
-"""Curves, log lines, progress and profiles, by CLU."""
+"""Curves, log lines, tables of variables, progress and profiles, by CLU."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 import contextlib
 import importlib.util
 from typing import Any
 
+from clu import parameter_overview
 from etils import epath
 import jax
 
@@ -48,6 +49,34 @@ def _curves(workdir: epath.Path, bucket: bool) -> Any:
   from flax_enn.metric_writers import event_files
 
   return event_files.EventFileWriter(workdir)
+
+
+def log_variables(variables: Mapping[str, Any]) -> None:
+  """Logs the shapes of what is trained, and of what is frozen."""
+  titles = {'params': 'Trained parameters', 'frozen': 'Frozen variables'}
+  for name, title in titles.items():
+    if name in variables:
+      # Means and deviations would fetch arrays, which other hosts may hold.
+      parameter_overview.log_parameter_overview(
+          variables[name], msg=title, include_stats=False
+      )
+
+
+def check_profile(profile_at: int | None, config: Any) -> None:
+  """Checks that a run has the five steps that a profile takes.
+
+  Args:
+    profile_at: step at which it starts, or None.
+    config: of the run.
+
+  Raises:
+    ValueError: it starts too early or too late.
+  """
+  if profile_at is not None and not 0 < profile_at < config.num_steps - 5:
+    raise ValueError(
+        f'--profile_at is {profile_at}; a profile of five steps must start'
+        f' after step 0 and end before config.num_steps ({config.num_steps})'
+    )
 
 
 def create_hooks(

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from absl import logging
-from clu import parameter_overview
 from etils import epath
 import jax
 import ml_collections
@@ -178,11 +177,7 @@ def _check_run(
 ) -> None:
   """Checks the config, the data, the workdir and the other processes."""
   config = trainer.config
-  if profile_at is not None and not 0 < profile_at < config.num_steps - 5:
-    raise ValueError(
-        f'--profile_at is {profile_at}; a profile of five steps must start'
-        f' after step 0 and end before config.num_steps ({config.num_steps})'
-    )
+  metric_writers.check_profile(profile_at, config)
   switches.check(workdir)
   # What is wrong with the data, before a network is fitted to them.
   checks.check_data(trainer)
@@ -215,14 +210,7 @@ def _first_state(
     logging.info('Going on from step %d of %s', step, workdir)
     return state
   state = warm_start(trainer.create_state(), trainer.config.init, workdir)
-  variables = {'Trained parameters': state.params}
-  if 'frozen' in state.collections:
-    variables['Frozen variables'] = state.collections['frozen']
-  for title, values in variables.items():
-    # Means and deviations would fetch arrays, which other hosts may hold.
-    parameter_overview.log_parameter_overview(
-        values, msg=title, include_stats=False
-    )
+  metric_writers.log_variables(state.variables)
   return state
 
 
