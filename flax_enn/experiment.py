@@ -23,6 +23,7 @@ from flax_enn.inference import checked_input
 from flax_enn.likelihoods import Likelihood
 from flax_enn.loggers import Logger, TerminalLogger
 from flax_enn.losses import Context, Objective
+from flax_enn.losses.objective import named
 from flax_enn.model import Model, init_variables, run_keys
 from flax_enn.throttle import Throttle
 from flax_enn.training.state import TrainState, init_state
@@ -99,16 +100,14 @@ class Experiment:
     self.likelihood = likelihood or self.dataset.likelihood
     self._logger = logger or TerminalLogger()
     self._every = train_log_every, eval_log_every
-    size = network.indexer.size
     self._loader = Loader()
     spec = dataclasses.replace(self.dataset.spec, likelihood=self.likelihood)
-    n = len(self._loader.source(self.dataset, 'train'))
+    n = self._num_examples = len(self._loader.source(self.dataset, 'train'))
     self._batches = self._loader.train_batches(
         self.dataset, spec, batch_size=min(batch_size, n), seed=seed
     )
-    self._objectives = _named(objectives)
-    self._num_examples = n
-    self._num_indices = num_indices or size or _NUM_INDICES
+    self._objectives = named(objectives)
+    self._num_indices = num_indices or network.indexer.size or _NUM_INDICES
     self._step = jax.jit(
         lambda state, batch: train_step(
             state,
@@ -130,7 +129,7 @@ class Experiment:
         for data in [data_set_of(found, f'eval_datasets[{name!r}]')]
     }
     x = model.dummy_input()
-    _check_width(network, self.likelihood, x)
+    _check_width(model, x)
     init = jax.jit(lambda: nn.unbox(init_state(network, optimizer, seed, x)))
     self.state: TrainState = init()
 
@@ -238,26 +237,14 @@ def _check_count(name: str, value: Any, least: int) -> None:
     raise ValueError(f'{name} is {value}; it is an integer of at least {least}')
 
 
-def _check_width(
-    network: EpistemicNetwork, likelihood: Likelihood, x: Any
-) -> None:
+def _check_width(model: Model, x: Any) -> None:
   """Raises a ValueError where outputs are not those of the likelihood."""
 
   def outputs() -> jax.Array:
-    keys = run_keys(0)
+    keys, network = run_keys(0), model.network
     index = network.indexer.sample(keys['index'], 1)[0]
     variables = init_variables(network, keys, x)
-    return likelihood.checked(network.apply(variables, x, index).preds)
+    return model.likelihood.checked(network.apply(variables, x, index).preds)
 
-  with build.located(f'network {type(network).__name__}'):
+  with build.located(f'network {type(model.network).__name__}'):
     jax.eval_shape(outputs)
-
-
-def _named(objectives: Any) -> dict[str, Objective]:
-  if isinstance(objectives, Mapping):
-    if not objectives:
-      raise ValueError('objectives is empty; name at least one')
-    return dict(objectives)
-  if not isinstance(objectives, Objective):
-    objectives = Objective(objectives)
-  return {'data': objectives}

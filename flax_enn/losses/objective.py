@@ -1,6 +1,6 @@
 """What training minimises: losses with weights, inputs, indices and noise."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from typing import Any, Protocol
 
@@ -123,6 +123,23 @@ class Objective:
     if self.every == 1:
       return jnp.asarray(weight)
     return jnp.where((step + 1) % self.every == 0, weight, 0.0)
+
+
+def named(
+    objectives: Mapping[str, Objective] | Objective | Callable[..., Any],
+) -> dict[str, Objective]:
+  """Objectives by name; one alone, or a loss alone, has the name `data`.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if isinstance(objectives, Mapping):
+    if not objectives:
+      raise ValueError('objectives is empty; name at least one')
+    return dict(objectives)
+  if not isinstance(objectives, Objective):
+    objectives = Objective(objectives)
+  return {'data': objectives}
 
 
 def due_at(
