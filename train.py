@@ -131,7 +131,7 @@ def run():
       return
     import jax
 
-    from flax_enn import compilation_cache
+    from flax_enn import backend, compilation_cache
     from flax_enn.training import train_and_evaluate
 
     compilation_cache.enable(_COMPILATION_CACHE.value)
@@ -144,6 +144,8 @@ def run():
     )
     if jax.process_count() > 1 and _asked_to_stop.is_set():
       os.kill(os.getpid(), signal.SIGTERM)  # now JAX's own service listens
+    if jax.default_backend() == 'cpu':
+      backend.keep_freed_memory()
     results = train_and_evaluate(
         _CONFIG.value,
         _WORKDIR.value or '',

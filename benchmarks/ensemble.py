@@ -22,6 +22,7 @@ import optax
 
 from benchmarks import timing
 from configs import cifar10_ensemble, digits_ensemble
+from flax_enn import backend
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.mlp import MLP
 from flax_enn.networks.backbones.resnet import ResNet
@@ -117,6 +118,8 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'expected flags only, found {argv[1:]}')
   timing.print_machine()
+  if jax.default_backend() == 'cpu':
+    backend.keep_freed_memory()  # as train.py
   size = _SIZE.value
   for name in _ONLY.value:
     member, shape, batch_size = MEMBERS[name]
