@@ -5,6 +5,8 @@ there and ends with `example()`, which says what of it is index-free. (Padding
 and resuming have files of their own, and so have golden numbers and configs.)
 """
 
+from collections.abc import Mapping
+import dataclasses
 import functools
 import importlib
 import math
@@ -22,6 +24,7 @@ from flax_enn import build, kinds, networks, sharding
 from flax_enn.core import Batch, EpistemicNetwork, Example
 from flax_enn.likelihoods import Categorical
 from flax_enn.losses import Bootstrap, L2Penalty, Objective, Xent
+from flax_enn.networks.priors.scaled_prior import ScaledPrior
 from flax_enn.optimizer import create_optimizer
 from flax_enn.sampling import over_index
 from flax_enn.training.state import (
@@ -374,11 +377,32 @@ def test_law_frozen(name):
   assert all(jax.tree.leaves(moved)), 'a trained parameter did not move'
 
 
+def in_half(part):
+  """A module whose every `dtype`, its own and of its parts, is bfloat16."""
+  if isinstance(part, Mapping):
+    return {name: in_half(value) for name, value in part.items()}
+  if not isinstance(part, (nn.Module, ScaledPrior)):
+    return part
+  names = {f.name for f in dataclasses.fields(part) if f.init}
+  fields = {k: in_half(getattr(part, k)) for k in names - {'parent', 'name'}}
+  if 'dtype' in fields:
+    fields['dtype'] = jnp.bfloat16
+  return type(part)(**fields)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('computed', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_law_half_precision(name):
-  """AdamW with weight decay on bfloat16 inputs: finite, in float32."""
+def test_law_half_precision(name, computed):
+  """AdamW with weight decay on bfloat16 inputs: finite, kept in float32.
+
+  Once as the network is, and once with all that has a `dtype` in bfloat16.
+  """
   network, x, _ = example(name)
+  half = computed == 'bfloat16'
+  if half and in_half(network) == network:
+    pytest.skip(f'no part of {name} has a `dtype`')
+  network = in_half(network) if half else network
   tx = create_optimizer(
       {'name': 'adamw', 'learning_rate': 1e-2, 'weight_decay': 1e-2}, 100
   )
@@ -387,7 +411,16 @@ def test_law_half_precision(name):
       lambda a: a.astype('bfloat16') if a.dtype == jnp.float32 else a, x
   )
   batch = a_batch(x, outputs(name))
-  step = jax.jit(stepper(name, tx, {'data': Objective(Xent())}, N))
+  step = stepper(name, tx, {'data': Objective(Xent())}, N)
+  step = functools.partial(step, network=network)
+  traced = jax.jit(step).trace(state, batch)
+  found = [
+      equation.outvars[0].aval.dtype
+      for equation in equations(traced.jaxpr.jaxpr)
+      if equation.primitive.name in PRODUCTS
+  ]
+  assert not half or jnp.bfloat16 in found, 'no product is in bfloat16'
+  step = traced.lower().compile()
   for _ in range(5):
     state, logs = step(state, batch)
   assert int(state.first_nonfinite_step) < 0 and np.isfinite(logs['loss'])
