@@ -8,6 +8,10 @@ import dataclasses
 import functools
 from typing import Any
 
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
 from flax_enn import (
     MLP,
     Deterministic,
@@ -15,6 +19,7 @@ from flax_enn import (
     EnsemblePrior,
     Epinet,
     Frozen,
+    Nll,
     ScaledPrior,
     WithPrior,
 )
@@ -25,6 +30,8 @@ from flax_enn.data.preferences import Preferences
 from flax_enn.data.regression import Regression
 from flax_enn.data.sst2 import Sst2
 from flax_enn.data.two_moons import TwoMoons
+from flax_enn.likelihoods import Gaussian, Likelihood, TwoHot
+from flax_enn.losses import Loss, TwoHotXent
 from flax_enn.networks.backbones.bert import Bert
 from flax_enn.networks.backbones.convnet import ConvNet
 from flax_enn.networks.backbones.lenet5 import LeNet5
@@ -43,11 +50,18 @@ from flax_enn.networks.lora_ensemble import LoraEnsemble
 from flax_enn.networks.mlp_dropout import MLPDropout
 from flax_enn.networks.preference import Preference
 from flax_enn.networks.priors.conv_prior import ConvPrior
+from flax_enn.networks.priors.gp_prior import GPPrior
+from flax_enn.networks.priors.independent_layers_prior import (
+    IndependentLayersPrior,
+)
+from flax_enn.networks.priors.mlp_prior import MLPPrior
 from flax_enn.networks.rescaled import Rescaled
 from flax_enn.networks.sngp import Sngp
 from flax_enn.networks.variational_last_layer import VariationalLastLayer
 
 HIDDENS = (50, 50)
+# Of the curve, whose noise has .1: priors of the input, and how they wiggle.
+PRIOR_SCALE, GAMMA = 0.1, 3.0
 # The base alone, by its name, and networks on it, by theirs.
 Groups = Mapping[str, tuple[Any, Mapping[str, Any]]]
 
@@ -63,6 +77,8 @@ class Case:
     batch_size: B.
     learning_rate: of AdamW.
     decay: whether it falls to 0, along a cosine.
+    likelihood: of the outputs; that of the data set where it is None.
+    loss: that is minimised.
   """
 
   dataset: Callable[[str], Dataset]
@@ -71,6 +87,8 @@ class Case:
   batch_size: int = 100
   learning_rate: float = 3e-3
   decay: bool = False
+  likelihood: Likelihood | None = None
+  loss: Loss = dataclasses.field(default_factory=Nll)
 
 
 def perceptrons(classes: int) -> Groups:
@@ -128,6 +146,73 @@ def perceptrons(classes: int) -> Groups:
   return {'mlp': (Deterministic(base), networks)}
 
 
+def curves(classes: int) -> Groups:
+  """These, and with the priors that enn has for them."""
+  base, networks = perceptrons(classes)['mlp']
+  mlp, gp = MLP(HIDDENS, classes), GPPrior(classes, gamma=GAMMA)
+  # As enn starts one, where the index decides more of the function.
+  hyper = Hypermodel(mlp, index_dim=5, scale_kernels=False)
+  layers = IndependentLayersPrior(HIDDENS)
+  small = MLP((5, 5), classes)
+  more = {
+      'ensemble_gp': _beside(networks['ensemble'], EnsemblePrior(gp)),
+      'epinet_ensemble': _beside(networks['epinet'], EnsemblePrior(small)),
+      'hypermodel_hypermodel': _beside(networks['hypermodel'], hyper),
+      'hypermodel_layers': _beside(networks['hypermodel'], layers),
+  }
+  return {'mlp': (base, {**networks, **more})}
+
+
+def _beside(
+    network: nn.Module, prior: nn.Module, scale: Any = PRIOR_SCALE
+) -> WithPrior:
+  return WithPrior(network, {'beside': ScaledPrior(prior, scale)})
+
+
+class Unshifted(nn.Module):
+  """Logits of atoms that are not shifted: only priors do that, as in enn.
+
+  Attributes:
+    net: a backbone that emits the logits.
+  """
+
+  net: nn.Module
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Maps `[B, ...]` to `[B, atoms + 1]`, the last of them 0."""
+    logits, features = self.net(x, train=train)
+    return jnp.pad(logits, ((0, 0), (0, 1))), features
+
+
+def histograms(outputs: int) -> Groups:
+  """Categorical regression; priors shift the atoms."""
+  atoms = outputs - 1
+  base = Unshifted(MLP(HIDDENS, atoms))
+  ensemble, scale = Ensemble(base, size=10), (0.0,) * atoms + (PRIOR_SCALE,)
+  gp = EnsemblePrior(GPPrior(outputs, gamma=GAMMA))
+  mlp = EnsemblePrior(MLP(HIDDENS, outputs))
+  networks = {
+      'ensemble': ensemble,
+      'ensemble_gp': _beside(ensemble, gp, scale),
+      'ensemble_mlp': _beside(ensemble, mlp, scale),
+  }
+  return {'two_hot': (Deterministic(base), networks)}
+
+
+def variances(outputs: int) -> Groups:
+  """Mean and log-variance of a number; priors are for the mean."""
+  network = IndexMLP(HIDDENS, outputs, index_dim=11, variance_hidden=20)
+  gp = EnsemblePrior(GPPrior(outputs, gamma=GAMMA), skip=1)
+  networks = {
+      'index_mlp': network,
+      'index_mlp_gp': _beside(network, gp, (PRIOR_SCALE, 0.0)),
+  }
+  return {'variance': (Deterministic(MLP(HIDDENS, outputs)), networks)}
+
+
 def images(classes: int) -> Groups:
   """Convolutional bases beside the perceptron."""
   convnet = ConvNet(channels=(8, 16), hidden=32, classes=classes)
@@ -151,6 +236,9 @@ def images(classes: int) -> Groups:
           {
               'epinet': on_pooled,
               'with_prior': WithPrior(on_pooled, {'conv': prior}),
+              'with_mlp_prior': WithPrior(
+                  on_pooled, {'mlp': MLPPrior((5, 5), scale=PRIOR_SCALE)}
+              ),
           },
       ),
   }
@@ -197,11 +285,22 @@ def _sst2(folder: str) -> Sst2:
   return Sst2(folder, 'sst2_train.tsv.gz', 'sst2_dev.tsv.gz', length=48)
 
 
+_CURVE = Case(lambda _: Regression(), curves, 4000, decay=True)
+
 CASES = {
     'two_moons': Case(
         lambda _: TwoMoons(n_train=200, n_test=1000, noise=0.3), perceptrons
     ),
-    'regression': Case(lambda _: Regression(), perceptrons, 4000, decay=True),
+    'regression': _CURVE,
+    'regression_two_hot': dataclasses.replace(
+        _CURVE,
+        groups=histograms,
+        likelihood=TwoHot(-3.0, 3.0, 61, shift=True),
+        loss=TwoHotXent(),
+    ),
+    'regression_variance': dataclasses.replace(
+        _CURVE, groups=variances, likelihood=Gaussian(1, scale=None)
+    ),
     'digits': Case(lambda _: Digits(), images),
     'preferences': Case(
         lambda _: Preferences(), rewards, learning_rate=1e-3

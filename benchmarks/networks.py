@@ -23,7 +23,7 @@ import optax
 
 from benchmarks import timing
 from benchmarks.network_cases import CASES, Case
-from flax_enn import Nll, Objective, compilation_cache
+from flax_enn import Objective, compilation_cache
 from flax_enn.data.base import Dataset
 from flax_enn.experiment import Experiment
 from flax_enn.likelihoods import Gaussian, Likelihood
@@ -55,6 +55,7 @@ class Runs:
     """Nothing is trained yet."""
     self._case, self._steps = case, steps
     self.dataset: Dataset = case.dataset(data_dir)
+    self.likelihood = case.likelihood or self.dataset.likelihood
     self._n = len(self.dataset.load('train'))
     self._plain: dict[Any, Experiment] = {}
 
@@ -94,6 +95,7 @@ class Runs:
         train_log_every=self._steps + 1,
         eval_log_every=self._steps + 1,
         batch_size=self._case.batch_size,
+        likelihood=self.likelihood,
     )
 
   def _objectives(self, name: str) -> dict[str, Objective]:
@@ -101,9 +103,9 @@ class Runs:
       # A standard normal prior on the factors, which would else fit the noise
       # that the base has left, and examples of its own for every member.
       prior = L2Penalty({'^lora_': 0.5 / self._n})
-      data = Objective(Nll(), noise=(Bootstrap(),))
+      data = Objective(self._case.loss, noise=(Bootstrap(),))
       return {'data': data, 'prior': Objective(prior)}
-    objectives = {'data': Objective(Nll())}
+    objectives = {'data': Objective(self._case.loss)}
     if name in POSTERIORS:
       # Tempered: as many weights as here outweigh so few examples.
       objectives['kl'] = Objective(DiagonalKL(), weight=0.03)
@@ -118,7 +120,7 @@ def main(argv: list[str]) -> None:
   compilation_cache.enable(None)  # seeds differ in numbers only
   case, only = CASES[_DATASET.value], set(_ONLY.value)
   runs = Runs(case, _STEPS.value or case.steps, _DATA_DIR.value)
-  groups = case.groups(runs.dataset.likelihood.outputs)
+  groups = case.groups(runs.likelihood.outputs)
   bases = _BASES.value or groups
   if unknown := set(bases) - set(groups):
     raise app.UsageError(f'--bases has {unknown}; known: {set(groups)}')
