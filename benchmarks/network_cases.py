@@ -169,35 +169,39 @@ def _beside(
   return WithPrior(network, {'beside': ScaledPrior(prior, scale)})
 
 
-class Unshifted(nn.Module):
-  """Logits of atoms that are not shifted: only priors do that, as in enn.
+class Padded(nn.Module):
+  """A backbone with outputs of 0 around its own.
 
   Attributes:
-    net: a backbone that emits the logits.
+    net: the backbone, with C outputs.
+    before: outputs in front of its own.
+    after: outputs behind its own.
   """
 
   net: nn.Module
+  before: int = 0
+  after: int = 0
 
   @nn.compact
   def __call__(
       self, x: jax.Array, *, train: bool = False
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Maps `[B, ...]` to `[B, atoms + 1]`, the last of them 0."""
-    logits, features = self.net(x, train=train)
-    return jnp.pad(logits, ((0, 0), (0, 1))), features
+    """Maps `[B, ...]` to `[B, before + C + after]`, and features."""
+    out, features = self.net(x, train=train)
+    return jnp.pad(out, ((0, 0), (self.before, self.after))), features
 
 
 def histograms(outputs: int) -> Groups:
-  """Categorical regression; priors shift the atoms."""
+  """Categorical regression; only priors shift the atoms, as in enn."""
   atoms = outputs - 1
-  base = Unshifted(MLP(HIDDENS, atoms))
-  ensemble, scale = Ensemble(base, size=10), (0.0,) * atoms + (PRIOR_SCALE,)
-  gp = EnsemblePrior(GPPrior(outputs, gamma=GAMMA))
-  mlp = EnsemblePrior(MLP(HIDDENS, outputs))
+  base = Padded(MLP(HIDDENS, atoms), after=1)
+  gp = Padded(GPPrior(1, gamma=GAMMA), before=atoms)
+  mlp = Padded(MLP(HIDDENS, 1), before=atoms)
+  ensemble = Ensemble(base, size=10)
   networks = {
       'ensemble': ensemble,
-      'ensemble_gp': _beside(ensemble, gp, scale),
-      'ensemble_mlp': _beside(ensemble, mlp, scale),
+      'ensemble_gp': _beside(ensemble, EnsemblePrior(gp)),
+      'ensemble_mlp': _beside(ensemble, EnsemblePrior(mlp)),
   }
   return {'two_hot': (Deterministic(base), networks)}
 
