@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.paper_head import plain_head
+from benchmarks.heads import plain_head, sum_of_logits
 from configs import imagenet_epinet
 from flax_enn.evaluation.scorer import Scorer
-from flax_enn.sampling import reduce_over_index
 
 _NUM_INDICES = flags.DEFINE_integer('num_indices', 1000, 'N.')
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'Images.')
@@ -83,21 +82,14 @@ def row(batch_size: int) -> None:
   variables, indexer = training.variables, model.network.indexer
   indices = indexer.sample(jax.random.key(0), n)
   base = jax.jit(lambda v, x: model.apply(v, x, indexer.mean_index).base)
+  logits = jax.jit(
+      functools.partial(sum_of_logits, model), static_argnames='chunk'
+  )
   phi = jax.random.normal(jax.random.key(1), (batch_size, FEATURES))
   heads = variables['params']['head'], variables['frozen']['prior']['params']
   references = {
       fn.__name__: jax.jit(fn, static_argnums=4) for fn in (gemm, paper)
   }
-
-  @functools.partial(jax.jit, static_argnums=3)
-  def logits(variables, x, indices, chunk):
-    return reduce_over_index(
-        lambda index: model.apply(variables, x, index).preds,
-        indices,
-        init=jnp.zeros((batch_size, CLASSES)),
-        reduce=lambda total, preds: total + preds.sum(0),
-        chunk=chunk,
-    )
 
   times = {'base': functools.partial(base, variables, batch.x)}
   for chunk in map(int, _CHUNKS.value):
@@ -106,7 +98,7 @@ def row(batch_size: int) -> None:
     )
     times |= {
         f'logits {chunk}': functools.partial(
-            logits, variables, batch.x, indices, chunk
+            logits, variables, batch.x, indices, chunk=chunk
         ),
         f'evaluation {chunk}': functools.partial(
             scorer.step, variables, indices, batch

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from benchmarks import timing
-from benchmarks.paper_head import plain_head
+from benchmarks.heads import plain_head
 from configs import cifar10_epinet
 from flax_enn.networks.backbones import resnet
 

@@ -31,12 +31,11 @@ os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
 from absl import app, flags
 import jax
-import jax.numpy as jnp
 
 from benchmarks import timing
+from benchmarks.heads import sum_of_logits
 from configs import digits_ensemble, imagenet_epinet, two_moons_epinet
 from flax_enn.evaluation.scorer import Scorer
-from flax_enn.sampling import reduce_over_index
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Images of ImageNet.')
 _CHUNK = flags.DEFINE_integer('chunk', 40, 'Indices at once.')
@@ -142,16 +141,9 @@ def logits() -> Callable[[], Any]:
   """The sum of its logits over all indices, with the base's one pass."""
   model, variables, indices, batch = imagenet()
 
-  @jax.jit
-  def total(variables: Any, x: Any, indices: Any) -> Any:
-    return reduce_over_index(
-        lambda index: model.apply(variables, x, index).preds,
-        indices,
-        init=jnp.zeros((len(batch.y), 1000)),
-        reduce=lambda total, preds: total + preds.sum(0),
-        chunk=_CHUNK.value,
-    )
-
+  total = jax.jit(
+      functools.partial(sum_of_logits, model, chunk=_CHUNK.value)
+  )
   return functools.partial(total, variables, batch.x, indices)
 
 
